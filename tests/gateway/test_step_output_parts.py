@@ -95,6 +95,12 @@ async def test_a_worker_gets_the_role_of_the_session() -> None:
     assert start(attempt).start.role == "coder"
 
 
+@pytest.mark.parametrize("prompt_lookup", [False, True])
+async def test_a_worker_gets_whether_the_role_lets_it_guess(prompt_lookup: bool) -> None:
+    attempt = attempt_of(POOL, descriptor_of("s"), role=PoolRole("coder", prompt_lookup=prompt_lookup))
+    assert start(attempt).start.prompt_lookup is prompt_lookup
+
+
 async def test_every_attempt_at_a_step_has_the_same_seed_of_call_ids_and_no_other_step_has_it() -> None:
     requests = [StepRequest(session, step, ()) for session in ("a", "a\0", "b") for step in ("s1", "s2")]
     seeds = [call_seed(request) for request in requests]

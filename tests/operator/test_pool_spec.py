@@ -270,8 +270,10 @@ def test_pool_document_is_what_gateways_read() -> None:
     tenants = [{"name": "team a", "weight": 3}, {"name": "b"}]
     value = document(sessions=sessions, admission=admission, tenants=tenants)
     value["spec"]["models"][0] |= {"thinking": "drop", "kvCache": {"rebuildAhead": "Held", "memory": "3Mi"}}
+    value["spec"]["roles"][0]["speculation"] = "PromptLookup"
     pool = parse(value)
     limits = {"maxOutputTokensPerStep": 64, "maxStepsPerSession": 0, "sessionTokenBudget": 0, "onHold": "Admit"}
+    limits["speculation"] = "PromptLookup"
     tested_in_test_budget_spec = {"budgets": ANY, "repetition": ANY}
     assert pool_document(pool, "abc").to_json() == {
         "schemaVersion": 1,

@@ -58,7 +58,7 @@ def test_every_way_that_a_policy_can_be_set_is_in_a_sample_by_name() -> None:
     policies = [SPEC["properties"]["workers"]["properties"]["upgrade"]]
     policies += [SPEC["properties"]["sessions"]["properties"][name] for name in ("onPoolDeletion", "onModelChange")]
     policies += [SPEC["properties"]["admission"]["properties"]["workingSet"]]
-    policies.append(SPEC["properties"]["roles"]["items"]["properties"]["onHold"])
+    policies += [SPEC["properties"]["roles"]["items"]["properties"][name] for name in ("onHold", "speculation")]
     policies.append(SPEC["properties"]["roles"]["items"]["properties"]["budgets"]["properties"]["onBudget"])
     policies.append(SPEC["properties"]["roles"]["items"]["properties"]["repetition"]["properties"]["onRepetition"])
     model = SPEC["properties"]["models"]["items"]["properties"]

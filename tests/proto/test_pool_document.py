@@ -13,6 +13,7 @@ from roost.contract.pool_document import SCHEMA_VERSION, PoolDocument, PoolRole,
 from roost.contract.repetition import OnRepetition, RepetitionRules
 
 COUNT = st.integers(0, 2**40)
+BOOL = st.booleans()
 LITERAL = st.text(st.characters(exclude_characters="*\r\n"))
 LIMITS = st.builds(BudgetLimits, COUNT, COUNT, COUNT, COUNT)
 IN_WINDOWS = st.builds(BudgetLimits, COUNT, COUNT, COUNT, st.just(0), st.integers(60, 10**7))
@@ -21,7 +22,7 @@ BUDGETS = st.builds(
     RoleBudgets, LIMITS, LIMITS, IN_WINDOWS, st.sampled_from(OnBudget), COUNT, st.integers(1, 100), COUNT
 )
 REPETITION = st.builds(RepetitionRules, COUNT, COUNT, st.sampled_from(OnRepetition))
-ROLES = st.builds(PoolRole, st.text(min_size=1), COUNT, COUNT, COUNT, COUNT, BUDGETS, REPETITION)
+ROLES = st.builds(PoolRole, st.text(min_size=1), COUNT, COUNT, COUNT, COUNT, BUDGETS, REPETITION, BOOL, BOOL)
 DOCUMENTS = st.builds(
     PoolDocument,
     pool=st.just("team/agents"),

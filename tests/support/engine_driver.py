@@ -65,11 +65,12 @@ class EngineDriver:
         policy: RetentionPolicy | None = None,
         host_slots: int = 0,
         step_goal_seconds: float = 0.0,
+        drafts: int = 0,
     ) -> None:
-        """`blocks`: blocks that can be used, the null block not counted."""
+        """`blocks`: blocks that can be used, the null block not counted; `drafts`: most tokens that are guessed."""
         self.now = 0.0
         self.runner = PagedFakeRunner(blocks + 1, block_tokens, context, batch, host_slots)
-        config = EngineConfig(running, batch, step_goal_seconds)
+        config = EngineConfig(running, batch, step_goal_seconds, max_draft_tokens=drafts)
         self.engine = Engine(
             self.runner,
             config,
@@ -100,7 +101,7 @@ class EngineDriver:
         **sampling: object,
     ) -> Answer:
         """Submits `prompt`, with `output` replayed."""
-        params = SamplingParams(**{"max_tokens": 4, **sampling})  # type: ignore[arg-type]  # checked by the dataclass
+        params = SamplingParams(**{"max_tokens": 4, "prompt_lookup": True, **sampling})  # type: ignore[arg-type]  # checked by the dataclass
         ids = array("I", [*prompt, *output])
         request = Submit(name, ids, len(prompt), params, tenant, session, grammar, priority, role, pause)
         self.answers[name] = answer = Answer(request)

@@ -35,10 +35,22 @@ class EngineModel:
     """An engine and the sessions' logs beside it; every operation ends with the checks of the driver."""
 
     def __init__(
-        self, blocks: int, batch: int, running: int, policy: RetentionPolicy | None = None, host_slots: int = 0
+        self,
+        blocks: int,
+        batch: int,
+        running: int,
+        policy: RetentionPolicy | None = None,
+        host_slots: int = 0,
+        drafts: int = 0,
     ) -> None:
         self.driver = EngineDriver(
-            blocks=blocks, context=CONTEXT, running=running, batch=batch, policy=policy, host_slots=host_slots
+            blocks=blocks,
+            context=CONTEXT,
+            running=running,
+            batch=batch,
+            policy=policy,
+            host_slots=host_slots,
+            drafts=drafts,
         )
         self._probe = EngineDriver(blocks=16, context=self.driver.engine.info.context_tokens)
         self._logs: dict[str, list[int]] = {session: [] for session in SESSIONS}
@@ -190,7 +202,7 @@ def random_work(rng: random.Random) -> Work:
             "max_tokens": rng.randint(1, 16),
             "min_tokens": rng.randint(0, 3),
             "stop_token_ids": frozenset(rng.sample(range(50), 2)),
-            "seed": rng.randint(0, 1),
+            "seed": rng.randint(0, 3),
         },
     )
 

@@ -18,12 +18,18 @@ from roost_worker.engine.plan import BatchPlan, BatchResult, Chunk, NewSlot, Run
 
 VOCAB = 50
 EMPTY = -1
+COPYING = 2
+"""With this seed or a greater one, most tokens are what followed the last id before, and the others are copied, too."""
 
 
 def next_token(context: Sequence[int], seed: int) -> int:
     """The token that follows `context`."""
     digest = hashlib.blake2b(array("i", context).tobytes(), digest_size=4, key=seed.to_bytes(4, "big")).digest()
-    return int.from_bytes(digest, "big") % VOCAB
+    word = int.from_bytes(digest, "big")
+    if seed < COPYING:
+        return word % VOCAB
+    followers = [context[place] for place in range(1, len(context)) if context[place - 1] == context[-1]]
+    return followers[-1] if word % 12 and followers else context[word // 12 % len(context)]
 
 
 def reference(context: Sequence[int], prompt_len: int, sampling: SamplingParams, limit: int) -> list[int]:
@@ -131,20 +137,27 @@ class PagedFakeRunner:
         word, _, value = (new.grammar or "").partition(":")
         if word == "die":
             raise RuntimeError("the group is broken")
-        if word == "tokens" and len(output) >= int(value):
+        if _complete(word, value, output):
             return Sampled(chunk.slot, -1, grammar_done=True)
         if word == "break" and len(output) + 1 >= int(value):
             return Sampled(chunk.slot, -1, error="the grammar broke")
-        context = self.context(chunk)
+        computed = self.context(chunk)
+        context = computed[: len(computed) - chunk.drafts]
         assert context == list(new.context) + output, "the sampler's state is not the context"
-        drawn = next_token(context, new.sampling.seed)
-        output.append(drawn)
-        if word == "force":
-            for _ in range(drawn % (int(value) + 1)):
-                output.append(next_token([*new.context, *output], new.sampling.seed))
-        done = word == "tokens" and len(output) >= int(value)
-        forced = tuple(output[len(context) - len(new.context) + 1 :])
-        return Sampled(chunk.slot, drawn, done, logprob=-1.0, top=((drawn, -1.0),), forced=forced)
+        while context == computed[: len(context)] and not _complete(word, value, output):
+            output.append(next_token(context, new.sampling.seed))
+            if word == "force":
+                for _ in range(output[-1] % (int(value) + 1)):
+                    output.append(next_token([*new.context, *output], new.sampling.seed))
+            context = [*new.context, *output]
+        drawn, *following = output[len(computed) - chunk.drafts - len(new.context) :]
+        done = _complete(word, value, output)
+        return Sampled(chunk.slot, drawn, done, logprob=-1.0, top=((drawn, -1.0),), following=tuple(following))
+
+
+def _complete(word: str, value: str, output: Sequence[int]) -> bool:
+    """Whether the grammar allows nothing after `output`."""
+    return word == "tokens" and len(output) >= int(value)
 
 
 def build_runner(

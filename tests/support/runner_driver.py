@@ -104,8 +104,8 @@ class Driver:
         return result.sampled
 
     def _take(self, row: Row, sampled: Sampled) -> None:
-        row.ids += (sampled.token_id, *sampled.forced)
-        row.output += (sampled.token_id, *sampled.forced)
+        row.ids += (sampled.token_id, *sampled.following)
+        row.output += (sampled.token_id, *sampled.following)
         if self._report:
             distribution = np.full(self.runner.info.vocab_size, np.nan)
             ids, values = zip(*sampled.top, strict=True)

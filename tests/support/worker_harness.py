@@ -7,6 +7,7 @@ A gate lets the test decide how many tokens are drawn.
 
 import asyncio
 import threading
+from array import array
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -24,7 +25,8 @@ from roost.v1 import worker_service_pb2 as pb
 from roost.v1 import worker_service_pb2_grpc as pb_grpc
 from roost.wire_parts import parts_from_wire
 from roost_worker.config import EngineConfig, GrammarConfig, KvConfig, ModelConfig, WorkerConfig
-from roost_worker.engine.plan import BatchPlan, BatchResult, NewSlot, RunnerInfo, Sampled
+from roost_worker.engine.parked import common_prefix
+from roost_worker.engine.plan import BatchPlan, BatchResult, Chunk, NewSlot, RunnerInfo, Sampled
 from roost_worker.render.renderer import Renderer
 from roost_worker.seam.client import EngineClient
 from roost_worker.seam.thread_engine import start_thread_engine
@@ -92,6 +94,8 @@ class ScriptedRunner:
         self.grammar_refusal = ""
         self.forced = 0
         """How many of a script's ids come with each that is drawn, as if a grammar forced them."""
+        self.right_guesses = 0
+        """How many guesses of the engine were the script's next ids."""
         self._scripts, self._eos, self._gate = scripts, eos, gate
         self._slots: dict[int, tuple[NewSlot, int]] = {}
 
@@ -104,23 +108,27 @@ class ScriptedRunner:
         for new in plan.new_slots:
             self._slots[new.slot] = (new, len(new.output))
             self.contexts.append([*new.context, *new.output])
-        rows = [chunk.slot for chunk in plan.chunks if chunk.sample]
-        if rows:
+        drawing = [chunk for chunk in plan.chunks if chunk.sample]
+        if drawing:
             self._gate.wait()
-        return BatchResult(tuple(self._draw(slot) for slot in rows), seconds=0.01)
+        return BatchResult(tuple(map(self._draw, drawing)), seconds=0.01)
 
     def close(self) -> None:
         self._slots.clear()
 
-    def _draw(self, slot: int) -> Sampled:
+    def _draw(self, chunk: Chunk) -> Sampled:
+        slot = chunk.slot
         new, count = self._slots[slot]
         script = self._scripts.get(new.sampling.seed, ())
-        forced = tuple(script[count + 1 : count + 1 + self.forced])
-        self._slots[slot] = (new, count + 1 + len(forced))
+        right = common_prefix(chunk.guesses, array("i", script[count:]))
+        self.right_guesses += right
+        known = [*script, self._eos] if right else script
+        following = tuple(known[count + 1 : count + 1 + (right or self.forced)])
+        self._slots[slot] = (new, count + 1 + len(following))
         if count < len(script) and script[count] < 0:
             return Sampled(slot, -1, error="the script breaks here")
         token = script[count] if count < len(script) else self._eos
-        return Sampled(slot, token, logprob=-0.5, top=((token, -0.5),), forced=forced)
+        return Sampled(slot, token, logprob=-0.5, top=((token, -0.5),), following=following)
 
 
 @dataclass

@@ -69,6 +69,8 @@ class EngineConfig:
     """How long a batch that decodes may take before less prefill goes into it; 0 for no goal."""
     max_forced_tokens: int = 64
     """Most tokens that follow a drawn one without a draw, because the grammar allows no others; 0 draws each token."""
+    max_draft_tokens: int = 16
+    """Most tokens that are guessed at once from the context of a sequence whose request allows it; 0 guesses none."""
 
     def __post_init__(self) -> None:
         if self.max_running < 1:
@@ -79,6 +81,8 @@ class EngineConfig:
             raise ValueError(
                 f"engine.max_forced_tokens: {self.max_forced_tokens} must not be negative; 0 draws each token"
             )
+        if self.max_draft_tokens < 0:
+            raise ValueError(f"engine.max_draft_tokens: {self.max_draft_tokens} must not be negative; 0 guesses none")
         if self.max_batch_tokens < self.max_running:
             raise ValueError(
                 f"engine.maxBatchTokens: {self.max_batch_tokens} must be at least maxRunning ({self.max_running})"

@@ -46,6 +46,7 @@ def start(attempt: StepAttempt) -> GenerateRequest:
             deadline_ms=attempt.call.milliseconds_left,
             priority=attempt.priority,
             role=attempt.call.role.name,
+            prompt_lookup=attempt.call.role.prompt_lookup,
             call_seed=call_seed(request),
             deltas=deltas_to_wire(request.deltas),
         )

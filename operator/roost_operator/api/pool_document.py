@@ -6,7 +6,7 @@ from roost.contract.pool_document import PoolDocument, PoolRole, PoolTenant
 from roost.contract.repetition import RepetitionRules
 from roost_operator.api.budget_spec import LimitsSpec, WindowSpec
 from roost_operator.api.model_spec import RebuildAhead, Thinking
-from roost_operator.api.spec import AgentPool, OnHold, OnModelChange, RoleSpec, WorkingSetAdmission
+from roost_operator.api.spec import AgentPool, OnHold, OnModelChange, RoleSpec, Speculation, WorkingSetAdmission
 
 
 def pool_document(pool: AgentPool, active_revision: str = "") -> PoolDocument:
@@ -58,6 +58,7 @@ def _role(role: RoleSpec) -> PoolRole:
             on_repetition=role.repetition.on_repetition,
         ),
         refuses_held=role.on_hold is OnHold.REFUSE,
+        prompt_lookup=role.speculation is Speculation.PROMPT_LOOKUP,
     )
 
 

@@ -79,6 +79,13 @@ class OnHold(StrEnum):
     REFUSE = "Refuse"
 
 
+class Speculation(StrEnum):
+    """How workers guess output, to compute several tokens at once."""
+
+    OFF = "Off"
+    PROMPT_LOOKUP = "PromptLookup"
+
+
 class WorkingSetAdmission(StrEnum):
     """Whether sessions are admitted by how much KV the sessions need that take turns."""
 
@@ -107,6 +114,12 @@ class RoleSpec(Fields):
         default=OnHold.ADMIT,
         description="What happens to a step that was held for admission.maxHoldSeconds. Admit lets its session in, "
         "whose KV then displaces others'; Refuse sends it away, and says when to come back.",
+    )
+    speculation: Speculation = Field(
+        default=Speculation.OFF,
+        description="How workers guess output, to compute several tokens at once; the output is the same. PromptLookup "
+        "guesses what followed the same few tokens before, as long as enough guesses are right: for roles that copy "
+        "much from their context, such as files and results of tools. Off guesses nothing.",
     )
     budgets: BudgetsSpec = Field(
         default_factory=BudgetsSpec, description="What sessions, tasks and the role may use, and what happens then."

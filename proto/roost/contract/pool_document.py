@@ -31,6 +31,7 @@ _KEEP, _DROP = "keep", "drop"
 _ENFORCED, _OFF = "Enforced", "Off"
 _ADMIT = "Admit"
 _NEVER, _HELD = "Never", "Held"
+_PROMPT_LOOKUP = "PromptLookup"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,8 @@ class PoolRole:
     repetition: RepetitionRules = RepetitionRules()  # noqa: RUF009  # frozen
     refuses_held: bool = False
     """Whether a step that was held for as long as it may be is refused; otherwise it is admitted."""
+    prompt_lookup: bool = False
+    """Whether workers may guess output from a session's own context."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,6 +239,7 @@ def _role_to_json(role: PoolRole) -> dict[str, Any]:
         "budgets": role_budgets_to_json(role.budgets),
         "repetition": repetition_to_json(role.repetition),
         "onHold": _REFUSE if role.refuses_held else _ADMIT,
+        "speculation": _PROMPT_LOOKUP if role.prompt_lookup else _OFF,
     }
 
 
@@ -252,6 +256,7 @@ def _role_from_json(role: object, where: str) -> PoolRole:
         budgets=role_budgets_from_json(budgets, f"{where}budgets."),
         repetition=repetition_from_json(repetition, f"{where}repetition."),
         refuses_held=field_value(role, where, "onHold", _ADMIT) == _REFUSE,
+        prompt_lookup=field_value(role, where, "speculation", _OFF) == _PROMPT_LOOKUP,
     )
 
 

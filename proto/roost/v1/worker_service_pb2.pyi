@@ -135,6 +135,7 @@ class Start(_message.Message):
     CALL_SEED_FIELD_NUMBER: _builtins.int
     ROLE_FIELD_NUMBER: _builtins.int
     DELTAS_FIELD_NUMBER: _builtins.int
+    PROMPT_LOOKUP_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     """Tenant, which separates caches."""
     model_revision: _builtins.str
@@ -157,6 +158,10 @@ class Start(_message.Message):
     """How often the client gets output, which says how often the worker sends a Delta: the first token at once, then
     every 500 ms with NONE, so that an attempt that fails over has most of the output, or every 50 ms with INTERVAL.
     With EACH, and from older gateways, which leave it unset, with each iteration of the engine.
+    """
+    prompt_lookup: _builtins.bool
+    """Whether the engine may guess output from the session's own context, to compute several tokens at once. The output
+    is the same. From older gateways: no.
     """
     @_builtins.property
     def attempt(self) -> _session_service_pb2.Attempt:
@@ -205,10 +210,11 @@ class Start(_message.Message):
         call_seed: _builtins.bytes = ...,
         role: _builtins.str = ...,
         deltas: _session_service_pb2.Deltas.ValueType = ...,
+        prompt_lookup: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "format", b"format", "replay", b"replay", "sampling", b"sampling", "session", b"session"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "call_seed", b"call_seed", "date", b"date", "deadline_ms", b"deadline_ms", "deltas", b"deltas", "format", b"format", "messages", b"messages", "model_revision", b"model_revision", "priority", b"priority", "replay", b"replay", "role", b"role", "sampling", b"sampling", "session", b"session", "system", b"system", "tenant", b"tenant", "tools", b"tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "call_seed", b"call_seed", "date", b"date", "deadline_ms", b"deadline_ms", "deltas", b"deltas", "format", b"format", "messages", b"messages", "model_revision", b"model_revision", "priority", b"priority", "prompt_lookup", b"prompt_lookup", "replay", b"replay", "role", b"role", "sampling", b"sampling", "session", b"session", "system", b"system", "tenant", b"tenant", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

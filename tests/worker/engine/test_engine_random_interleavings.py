@@ -22,7 +22,7 @@ WORK = st.builds(
             "max_tokens": st.integers(1, 16),
             "min_tokens": st.integers(0, 3),
             "stop_token_ids": st.frozensets(st.integers(0, 49), max_size=2),
-            "seed": st.integers(0, 1),
+            "seed": st.integers(0, 3),
         }
     ),
 )
@@ -36,9 +36,10 @@ class EngineMachine(RuleBasedStateMachine):
         batch=st.sampled_from([3, 4, 5, 9, 32]),
         running=st.integers(1, 3),
         host_slots=st.sampled_from([0, 1, 3, 16]),
+        drafts=st.sampled_from([0, 1, 3, 16]),
     )
-    def start(self, blocks: int, batch: int, running: int, host_slots: int) -> None:
-        self.model = EngineModel(blocks, batch, running, host_slots=host_slots)
+    def start(self, blocks: int, batch: int, running: int, host_slots: int, drafts: int) -> None:
+        self.model = EngineModel(blocks, batch, running, host_slots=host_slots, drafts=drafts)
 
     @rule(slot=st.integers(0, 15))
     def corrupt(self, slot: int) -> None:
@@ -95,10 +96,15 @@ TestEngine.settings = settings(
 
 def test_seeded_runs_under_pressure() -> None:
     """Long runs reach what short examples seldom do; the totals show that they did."""
-    preemptions = hits = dropped = 0
+    preemptions = hits = dropped = right = wrong = 0
     for seed in range(60):
         rng = random.Random(seed)
-        model = EngineModel(blocks=rng.randint(4, 14), batch=rng.choice([4, 5, 9, 32]), running=rng.randint(2, 4))
+        model = EngineModel(
+            blocks=rng.randint(4, 14),
+            batch=rng.choice([4, 5, 9, 32]),
+            running=rng.randint(2, 4),
+            drafts=rng.choice([0, 2, 16]),
+        )
         for _ in range(120):
             random_operation(model, rng)
         model.run()
@@ -106,6 +112,9 @@ def test_seeded_runs_under_pressure() -> None:
         preemptions += stats.preemptions
         hits += stats.hit_tokens
         dropped += len(model.driver.dropped)
+        right += stats.right_draft_tokens
+        wrong += stats.draft_tokens - stats.right_draft_tokens
     assert preemptions > 50
     assert hits > 1000
     assert dropped > 200
+    assert min(right, wrong) > 50

@@ -54,6 +54,68 @@ def _draw(
     return sampler.sample(logits.view(1, -1), [_chunk(0, position)])[0]
 
 
+@pytest.mark.parametrize(
+    "params",
+    [
+        SamplingParams(),
+        SamplingParams(seed=1, temperature=1.5),
+        SamplingParams(seed=2, temperature=1.0, top_k=5, top_p=0.9, min_p=0.01),
+        SamplingParams(seed=3, temperature=0.7, repetition_penalty=1.5, presence_penalty=0.5, frequency_penalty=2.0),
+        SamplingParams(frequency_penalty=3.0, stop_token_ids=frozenset(range(10)), min_tokens=4),
+    ],
+)
+def test_guesses_are_kept_as_far_as_single_draws_give_them(params: SamplingParams) -> None:
+    logits = _logits(6)
+    single = _sampler()
+    _take(single, 0, params, context=[1, 2], output=[3])
+    drawn = [single.sample(row.view(1, -1), [_chunk(0, 10 + i)])[0].token_id for i, row in enumerate(logits)]
+    other = _draw(SamplingParams(), logits[0])
+    for right in range(6):
+        guesses = [*drawn[:right], (drawn[right] + 1) % VOCAB, *drawn[right + 1 :]][:5]
+        sampler = _sampler()
+        _take(sampler, 0, params, context=[1, 2], output=[3])
+        _take(sampler, 1, SamplingParams())
+        guessed = Chunk(0, array("I", [0, *guesses]), 9, array("I", [1]), sample=True, drafts=5)
+        first, beside = sampler.sample(torch.cat((logits, logits[:1])), [guessed, _chunk(1, 10)])
+        assert [first.token_id, *first.following] == drawn[: right + 1]
+        assert beside == replace(other, slot=1)
+        after = sampler.sample(logits[right : right + 1], [_chunk(0, 11 + right)])
+        replayed = _sampler()
+        _take(replayed, 0, params, context=[1, 2], output=[3, *drawn[: right + 1]])
+        assert after == replayed.sample(logits[right : right + 1], [_chunk(0, 11 + right)])
+
+
+class BreakingGrammar:
+    """A grammar that allows every token, and breaks when it is to take one of `breaking`."""
+
+    done, error = False, ""
+
+    def __init__(self, breaking: int) -> None:
+        self._breaking = breaking
+
+    def fill(self, row: np.ndarray) -> None:
+        row[:] = -1
+
+    def consume(self, ids: Sequence[int]) -> None:
+        if self._breaking in ids:
+            raise ValueError("the grammar breaks")
+
+    def force(self, most: int) -> list[int]:
+        return []
+
+
+def test_a_grammar_that_breaks_among_guesses_fails_the_draw_after_them() -> None:
+    logits = _logits(4)
+    drawn = logits.argmax(dim=1).tolist()
+    assert drawn[2] not in drawn[:2]
+    sampler = Sampler(VOCAB, torch.device("cpu"), lambda grammar, output: BreakingGrammar(drawn[2]))  # type: ignore[arg-type, return-value]  # has what is used
+    sampler.take(NewSlot(0, SamplingParams(), array("I"), array("I"), "any"))
+    guessed = Chunk(0, array("I", [0, *drawn[:3]]), 9, array("I", [1]), sample=True, drafts=3)
+    (first,) = sampler.sample(logits, [guessed])
+    assert ([first.token_id, *first.following], first.error) == (drawn[:2], "")
+    assert sampler.sample(logits[2:3], [_chunk(0, 12)])[0].error == "the grammar breaks"
+
+
 def test_greedy_takes_the_largest() -> None:
     logits = _logits(3)
     sampler = _sampler()

@@ -224,6 +224,7 @@ async def test_prometheus_reads_the_engines_gauges(redis_server: RedisServer, tm
     async with scripted_world(worker_config(redis_server.url, tmp_path, metrics_port=0)) as world:
         await parked(world)
         stats = EngineStats(generated_tokens=3, blocks_free=63, host_blocks=2, restored_blocks=1, displaced_blocks=4)
+        stats = replace(stats, draft_tokens=9, right_draft_tokens=6)
         world.server.shell.take(Outputs(stats=stats, warm=(("other", 16),)))
         url = f"http://127.0.0.1:{world.server.metrics_port}/metrics"
         text = (await asyncio.to_thread(lambda: urllib.request.urlopen(url).read())).decode()
@@ -232,6 +233,7 @@ async def test_prometheus_reads_the_engines_gauges(redis_server: RedisServer, tm
             if not line.startswith("#"):
                 values[line.split("{")[0]] += float(line.split()[-1])
         assert values["roost_worker_tokens_generated_total"] == 3
+        assert values["roost_worker_tokens_guessed_total"] == 9
         assert values["roost_worker_kv_blocks"] == 63
         assert values["roost_worker_sessions"] == 1
         assert values["roost_worker_warm"] == 16

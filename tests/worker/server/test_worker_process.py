@@ -128,6 +128,7 @@ async def test_a_signal_drains_what_runs_and_leaves_no_process(worker: WorkerPro
         ({"metrics_port": True}, "metrics_port must be a whole number or null, not True"),
         ({"model": 5}, "model must be an object of name"),
         ({"kv": {"block_tokens": 20}}, "kvCache.blockTokens: 20 must be one of"),
+        ({"engine": {"max_draft_tokens": -1}}, "engine.max_draft_tokens: -1 must not be negative; 0 guesses none"),
         ({"engine": {"max_forced_tokens": -1}}, "engine.max_forced_tokens: -1 must not be negative; 0 draws each"),
         (
             {"kv": {"eviction_policy": "lru"}},

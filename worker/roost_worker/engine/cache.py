@@ -94,9 +94,9 @@ class SequenceCache:
         sequence.blocks.extend(self.pool.allocate() for _ in range(missing))
         return True
 
-    def grow(self, sequence: Sequence, now: float) -> bool:
-        """Extend `sequence`'s blocks to cover all its ids. Return False when too few can be freed."""
-        missing = self.blocks_for(len(sequence.ids)) - len(sequence.blocks)
+    def grow(self, sequence: Sequence, now: float, guesses: int = 0) -> bool:
+        """Extend `sequence`'s blocks to cover its ids and `guesses` more. Return False when too few can be freed."""
+        missing = self.blocks_for(len(sequence.ids) + guesses) - len(sequence.blocks)
         if missing <= 0:
             return True
         if missing > self.pool.free + self.pool.cached:

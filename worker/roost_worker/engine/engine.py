@@ -2,6 +2,7 @@
 
 import logging
 import time
+from array import array
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from itertools import islice
@@ -23,10 +24,11 @@ from roost_worker.engine.messages import (
     TokenLogprob,
 )
 from roost_worker.engine.meter import Meter
+from roost_worker.engine.parked import common_prefix
 from roost_worker.engine.plan import BatchResult, Runner, Sampled
 from roost_worker.engine.policies import DEFAULT_POLICY, POLICIES
 from roost_worker.engine.retention import UNKNOWN_HOLD_SECONDS, RetentionPolicy
-from roost_worker.engine.scheduler import ScheduledBatch, Scheduler
+from roost_worker.engine.scheduler import Row, ScheduledBatch, Scheduler
 from roost_worker.engine.sequence import Sequence
 
 logger = logging.getLogger(__name__)
@@ -62,7 +64,6 @@ class Engine:
         self._grammar_pool = grammar_pool or ThreadPoolExecutor(2, thread_name_prefix="grammar")
         policy = policy or POLICIES[DEFAULT_POLICY](info.pair_cost)
         self._cache = SequenceCache(info.num_blocks, info.block_tokens, policy, host_slots=info.host_slots)
-        self._scheduler = Scheduler(self._cache, config.max_running, config.max_batch_tokens, config.step_goal_seconds)
         self._requests: dict[str, Sequence] = {}
         self._compiling: dict[str, Future[str]] = {}
         self._outputs: list[RequestOutput] = []
@@ -71,13 +72,15 @@ class Engine:
         self._dirty = False
         self._next_check = clock()
         capacity = self._cache.pool.total * info.block_tokens
+        context_tokens = min(context_tokens, info.context_tokens, capacity)
+        self._scheduler = Scheduler(self._cache, config, context_tokens)
         self.info = EngineInfo(
             capacity_tokens=capacity,
             block_tokens=info.block_tokens,
             num_blocks=info.num_blocks,
             bytes_per_block=info.bytes_per_block,
             vocab_size=info.vocab_size,
-            context_tokens=min(context_tokens, info.context_tokens, capacity),
+            context_tokens=context_tokens,
             device=info.device,
             host_slots=info.host_slots,
         )
@@ -96,6 +99,8 @@ class Engine:
             lookup_tokens=meter.lookup_tokens,
             hit_tokens=meter.hit_tokens,
             generated_tokens=meter.generated_tokens,
+            draft_tokens=meter.draft_tokens,
+            right_draft_tokens=meter.right_draft_tokens,
             prefilled_tokens=meter.prefilled_tokens,
             preemptions=self._scheduler.preemptions,
             batches=meter.batches,
@@ -251,18 +256,18 @@ class Engine:
             self._cache.park(sequence, tokens, now)
 
     def _postprocess(self, batch: ScheduledBatch, result: BatchResult) -> None:
-        sampling = [row.sequence for row, chunk in zip(batch.rows, batch.plan.chunks, strict=True) if chunk.sample]
-        if [sequence.slot for sequence in sampling] != [sampled.slot for sampled in result.sampled]:
+        sampling = [row for row, chunk in zip(batch.rows, batch.plan.chunks, strict=True) if chunk.sample]
+        if [row.sequence.slot for row in sampling] != [sampled.slot for sampled in result.sampled]:
             raise RuntimeError("the runner drew tokens for other slots than the plan's")
         now = self._clock()
         self._take_copies(batch, result, now)
-        gpu_seconds, tokens = result.seconds * self._runner.info.ranks, sum(row.tokens for row in batch.rows)
+        gpu_seconds, tokens = result.seconds * self._runner.info.ranks, sum(row.computed for row in batch.rows)
         for row in batch.rows:
             row.sequence.prefilled = True
             self._cache.advance(row.sequence, row.tokens, now)
-            row.sequence.gpu_seconds += gpu_seconds * row.tokens / tokens
+            row.sequence.gpu_seconds += gpu_seconds * row.computed / tokens
         self._scheduler.observe(batch, result.seconds)
-        generated = sum(map(self._take_drawn, sampling, result.sampled))
+        generated = sum(self._take_drawn(*pair, now) for pair in zip(sampling, result.sampled, strict=True))
         self._meter.add_batch(batch.prefilled_tokens, generated, len(sampling), result.seconds)
 
     def _take_copies(self, batch: ScheduledBatch, result: BatchResult, now: float) -> None:
@@ -272,13 +277,16 @@ class Engine:
         self._meter.copy.add(len(batch.plan.copies), result.copy_seconds)
         self._cache.host.note_rates(self._meter.copy.value, self._meter.prefill.value)
 
-    def _take_drawn(self, sequence: Sequence, sampled: Sampled) -> int:
+    def _take_drawn(self, row: Row, sampled: Sampled, now: float) -> int:
         """Take what was drawn for a sequence, and end it if that ends it. Return how many tokens were taken."""
+        sequence = row.sequence
         if sampled.error:
             self._end(sequence, StopReason.FAILED, sampled.error)
             return 0
-        tokens = (sampled.token_id, *sampled.forced) if sampled.token_id >= 0 else ()
+        tokens = (sampled.token_id, *sampled.following) if sampled.token_id >= 0 else ()
         reason = sequence.append(tokens, self.info.context_tokens)
+        right = self._take_right_guesses(row, tokens, now) if row.draft and tokens else 0
+        self._scheduler.learn(row, right)
         if sampled.grammar_done and sequence.drawn == len(tokens):
             reason = StopReason.STOP
         wants_logprobs = sequence.request.sampling.logprobs is not None
@@ -287,6 +295,17 @@ class Engine:
         if reason:
             self._retire(sequence, len(sequence.ids) - 1)
         return sequence.drawn
+
+    def _take_right_guesses(self, row: Row, tokens: tuple[int, ...], now: float) -> int:
+        """Keep the KV of the guesses that were drawn, and return how many that are.
+
+        That of an output's last token is not kept, as it is not computed without a guess.
+        """
+        right = common_prefix(array("i", row.draft), array("i", tokens))
+        self._cache.advance(row.sequence, min(right, row.sequence.drawn - 1), now)
+        self._meter.draft_tokens += len(row.draft)
+        self._meter.right_draft_tokens += right
+        return right
 
     def _output(
         self,

@@ -37,6 +37,8 @@ class SamplingParams:
     logit_bias: tuple[tuple[int, float], ...] = ()
     logprobs: int | None = None
     """How many alternatives to report for each token; None reports no log-probabilities at all."""
+    prompt_lookup: bool = False
+    """Whether the engine may guess tokens from the context to compute several at once. What is drawn is the same."""
 
 
 BACKGROUND = 2**31
@@ -170,6 +172,10 @@ class EngineStats:
     lookup_tokens: int = 0
     hit_tokens: int = 0
     generated_tokens: int = 0
+    draft_tokens: int = 0
+    """Tokens that were guessed and computed."""
+    right_draft_tokens: int = 0
+    """Those of them that were drawn, too."""
     prefilled_tokens: int = 0
     preemptions: int = 0
     batches: int = 0

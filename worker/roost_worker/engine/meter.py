@@ -26,6 +26,8 @@ class Meter:
     lookup_tokens: int = 0
     hit_tokens: int = 0
     generated_tokens: int = 0
+    draft_tokens: int = 0
+    right_draft_tokens: int = 0
     prefilled_tokens: int = 0
     batches: int = 0
     prefill: Rate = field(default_factory=Rate)

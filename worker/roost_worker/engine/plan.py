@@ -23,6 +23,19 @@ class Chunk:
     """Blocks that cover positions 0 .. start + len(token_ids) - 1, in order; never the null block, 0."""
     sample: bool
     """Whether to draw a token after the last of `token_ids`."""
+    drafts: int = 0
+    """How many of `token_ids`, the last ones, are guesses. A token is drawn before each of them, too, as long as the
+    guesses are what is drawn; what is computed of others is not used and written again."""
+
+    @property
+    def guesses(self) -> "array[int]":
+        """The last `drafts` of `token_ids`."""
+        return self.token_ids[len(self.token_ids) - self.drafts :]
+
+    @property
+    def draws(self) -> int:
+        """How many tokens are drawn at most."""
+        return 1 + self.drafts if self.sample else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +76,7 @@ class BatchPlan:
 
 @dataclass(frozen=True, slots=True)
 class Sampled:
-    """A token drawn for a slot."""
+    """Tokens drawn for a slot, at least the first of them."""
 
     slot: int
     token_id: int
@@ -74,9 +87,9 @@ class Sampled:
     top: tuple[tuple[int, float], ...] = ()
     error: str = ""
     """Why the slot's grammar failed; the request fails then, the others go on."""
-    forced: tuple[int, ...] = ()
-    """Tokens after this one, each the only one that the grammar allows in its place; `grammar_done` is about the last.
-    Empty when log-probabilities are reported: a token that is not drawn has none."""
+    following: tuple[int, ...] = ()
+    """Tokens after this one: drawn after a guess that was right, or the only one that the grammar allows in its place.
+    `grammar_done` is about the last. Empty when log-probabilities are reported, which are those of `token_id`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,12 @@
 """Chooses what runs next: sequences that decode first, then chunks of prefill (`prefill.py`), in one mixed batch."""
 
+from array import array
 from bisect import insort
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from roost_worker.config import EngineConfig
 from roost_worker.engine.cache import SequenceCache
+from roost_worker.engine.drafting import Drafting
 from roost_worker.engine.plan import BatchPlan, Chunk, NewSlot
 from roost_worker.engine.prefill import ChunkSize, light_share, shares
 from roost_worker.engine.sequence import NO_SLOT, Sequence
@@ -16,6 +19,13 @@ class Row:
     sequence: Sequence
     tokens: int
     decode: bool
+    draft: tuple[int, ...] = ()
+    """Guesses of what follows the sequence's ids, computed with its last ones."""
+
+    @property
+    def computed(self) -> int:
+        """Tokens that the batch computes for it, whether they are kept or not."""
+        return self.tokens + len(self.draft)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,19 +51,19 @@ class Scheduler:
     ones have left. When decoding needs a block and none can be evicted, the last running sequence is preempted: its
     full blocks stay cached, its ids are kept, and it waits in its old place. So is a background prompt when any other
     sequence needs its slot or its blocks to be admitted. Tokens that grammars force may make a chunk smaller: they get
-    up to half of what a batch has beside one token of each decoding sequence.
+    up to half of what a batch has beside one token of each decoding sequence. Guesses (`Drafting`) get what is left of
+    a batch while no other sequence waits or is computed.
     """
 
-    def __init__(
-        self, cache: SequenceCache, max_running: int, max_batch_tokens: int, step_goal_seconds: float = 0.0
-    ) -> None:
+    def __init__(self, cache: SequenceCache, config: EngineConfig, context_tokens: int) -> None:
         self.running: list[Sequence] = []
         self.waiting: list[Sequence] = []
         self.preemptions = 0
         self._cache = cache
-        self._max_batch_tokens = max_batch_tokens
-        self._chunk_size = ChunkSize(max_batch_tokens, step_goal_seconds)
-        self._free_slots = list(range(max_running - 1, -1, -1))
+        self._max_batch_tokens = config.max_batch_tokens
+        self._drafting = Drafting(config.max_draft_tokens, context_tokens)
+        self._chunk_size = ChunkSize(config.max_batch_tokens, config.step_goal_seconds)
+        self._free_slots = list(range(config.max_running - 1, -1, -1))
         self._freed: list[int] = []
 
     def add(self, sequence: Sequence, now: float) -> None:
@@ -76,6 +86,7 @@ class Scheduler:
         rows = self._decode_rows(now)
         tokens = self._max_batch_tokens - sum(row.tokens for row in rows)
         if rows:
+            self._drafting.begin(len(rows))
             tokens = min(tokens, self._chunk_size.tokens)
         prompts: list[Sequence] = []
         restoring: list[Sequence] = []
@@ -86,6 +97,8 @@ class Scheduler:
         left = [(sequence.request.priority, sequence.missing_tokens) for sequence in prompts]
         given = shares(left, tokens, self._max_batch_tokens)
         rows += [Row(sequence, part, decode=False) for sequence, part in zip(prompts, given, strict=True) if part]
+        if self._drafting.guesses and not (prompts or restoring or self.waiting):
+            rows = self._with_drafts(rows, now)
         return self._batch(rows, new, restoring) if rows or restoring else None
 
     def observe(self, batch: ScheduledBatch, seconds: float) -> None:
@@ -93,6 +106,11 @@ class Scheduler:
         prefilled = batch.prefilled_tokens
         if prefilled > 0 and any(row.decode for row in batch.rows):
             self._chunk_size.observe(prefilled, seconds)
+
+    def learn(self, row: Row, right: int) -> None:
+        """Learn that `right` guesses about a row's sequence were drawn, too."""
+        if row.decode:
+            self._drafting.learn(row.sequence, len(row.draft), right)
 
     def _decode_rows(self, now: float) -> list[Row]:
         """Return a row for each decoding sequence: its drawn token and, up to half of what is left of the batch, those
@@ -106,6 +124,22 @@ class Scheduler:
                 room -= tokens - 1
                 rows.append(Row(sequence, tokens, decode=True))
         return rows
+
+    def _with_drafts(self, rows: list[Row], now: float) -> list[Row]:
+        """Add guesses to the rows, as far as the batch has room and blocks can be freed."""
+        room = self._max_batch_tokens - sum(row.tokens for row in rows)
+        drafted: list[Row] = []
+        for row in rows:
+            draft = self._draft(row, room, now)
+            room -= len(draft)
+            drafted.append(replace(row, draft=draft) if draft else row)
+        return drafted
+
+    def _draft(self, row: Row, room: int, now: float) -> tuple[int, ...]:
+        if row.tokens < row.sequence.missing_tokens:
+            return ()
+        draft = self._drafting.draft(row.sequence, room)
+        return draft if self._cache.grow(row.sequence, now, len(draft)) else ()
 
     def _grow(self, sequence: Sequence, now: float) -> bool:
         """Make room for all tokens. Return False when `sequence` was preempted, now or by an earlier row."""
@@ -200,8 +234,10 @@ class Scheduler:
     def _chunk(self, row: Row) -> Chunk:
         sequence, start = row.sequence, row.sequence.computed
         end = start + row.tokens
-        blocks = sequence.blocks[: self._cache.blocks_for(end)]
-        return Chunk(sequence.slot, sequence.ids[start:end], start, blocks, sample=end == len(sequence.ids))
+        blocks = sequence.blocks[: self._cache.blocks_for(end + len(row.draft))]
+        token_ids = sequence.ids[start:end] + array("i", row.draft)
+        sample = end == len(sequence.ids)
+        return Chunk(sequence.slot, token_ids, start, blocks, sample, drafts=len(row.draft))
 
 
 def _order(sequence: Sequence) -> tuple[int, int]:

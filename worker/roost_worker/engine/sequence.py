@@ -3,6 +3,7 @@
 from array import array
 from dataclasses import dataclass, field
 
+from roost_worker.engine.drafter import Drafter
 from roost_worker.engine.messages import StopReason, Submit
 
 NO_SLOT = -1
@@ -39,7 +40,9 @@ class Sequence:
     announced: bool = False
     """Whether the first output, which carries `cached_tokens`, was sent."""
     drawn: int = 1
-    """How many of `ids` the last draw gave: the drawn token, and those that the grammar forced after it."""
+    """How many of `ids` the last batch gave: drawn tokens, and those that the grammar forced after them."""
+    drafter: Drafter | None = None
+    """Guesses what follows `ids`; None before the first guess."""
 
     def __post_init__(self) -> None:
         self.ids = array("i", self.request.token_ids)
@@ -65,11 +68,15 @@ class Sequence:
 
     @property
     def decoding(self) -> bool:
-        """Whether nothing but what the last draw gave is left to compute."""
+        """Whether nothing but what the last batch gave is left to compute."""
         return self.missing_tokens <= self.drawn
 
+    def tokens_left(self, limit: int) -> int:
+        """Return how many tokens may still be drawn. `limit` is the most tokens of a context."""
+        return min(self.request.sampling.max_tokens - self.output_len, limit - len(self.ids))
+
     def append(self, tokens: tuple[int, ...], limit: int) -> StopReason | None:
-        """Append a drawn token and those forced after it, up to the first that ends the output; set `drawn`.
+        """Append what was drawn and forced, up to the first token that ends the output; set `drawn`.
 
         Return why the output ends, or None. `limit` is the most tokens of a context.
         """

@@ -42,7 +42,7 @@ class BatchTensors:
     kv_offsets: Tensor
     """[tokens] int64: its place in that block."""
     sample_rows: Tensor
-    """[sampled] int64: rows to compute logits for, in the plan's order."""
+    """[draws] int64: rows to compute logits for, in the plan's order, and before each guess those of one chunk."""
     decode: tuple[Span, ...]
     prefill: tuple[Span, ...]
 
@@ -55,14 +55,15 @@ def build_batch(chunks: Sequence[Chunk], block_tokens: int, device: torch.device
     for index in order:
         spans.append(_span(chunks[index], begin))
         begin += spans[-1].tokens
-    last_rows = dict(zip(order, (span.end - 1 for span in spans), strict=True))
+    ends = dict(zip(order, (span.end for span in spans), strict=True))
+    sample_rows = [row for i, chunk in enumerate(chunks) for row in range(ends[i] - chunk.draws, ends[i])]
     positions = np.concatenate([np.arange(span.start, span.length) for span in spans])
     return BatchTensors(
         token_ids=to_device(np.concatenate([np.asarray(chunks[index].token_ids) for index in order]), device),
         positions=to_device(positions, device),
         kv_blocks=to_device(np.concatenate([_blocks_written(span, block_tokens) for span in spans]), device),
         kv_offsets=to_device(positions % block_tokens, device),
-        sample_rows=to_device(np.array([last_rows[i] for i, chunk in enumerate(chunks) if chunk.sample]), device),
+        sample_rows=to_device(np.array(sample_rows), device),
         decode=tuple(span for span in spans if span.tokens == 1),
         prefill=tuple(span for span in spans if span.tokens > 1),
     )

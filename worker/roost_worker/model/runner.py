@@ -136,7 +136,7 @@ class TorchRunner:
 
     @torch.inference_mode()
     def forward(self, plan: BatchPlan) -> torch.Tensor | None:
-        """Run the forward pass; return logits [sampled rows, vocabulary] in the plan's order on rank 0, or None."""
+        """Run the forward pass; return logits [draws, vocabulary] of `BatchTensors.sample_rows` on rank 0, or None."""
         if not plan.chunks:
             return None
         batch = build_batch(plan.chunks, self._cache.shape.block_tokens, self._cache.tensor.device)

@@ -64,20 +64,41 @@ class Sampler:
             extras.error = str(error)
 
     def sample(self, logits: Tensor, chunks: Sequence[Chunk]) -> tuple[Sampled, ...]:
-        """Draw a token for each of `chunks`, whose slots are taken; logits [chunks, vocabulary] of any float type."""
+        """Draw for each of `chunks`, whose slots are taken: a token, and one after each guess until one is wrong.
+
+        A draw sees everything that those before it changed, so that the tokens are those of one draw a batch.
+
+        Args:
+            logits: [draws of all chunks, vocabulary] of any float type, in the chunks' order.
+        """
+        draws = np.array([chunk.draws for chunk in chunks])
+        first_rows = np.cumsum(draws) - draws
+        sampled = self._sample_rows(_rows(logits, first_rows), chunks, np.zeros_like(draws))
+        going = list(range(len(chunks)))
+        while going := [index for index in going if _next_is_known(chunks[index], sampled[index])]:
+            depths = np.array([1 + len(sampled[index].following) for index in going])
+            rows = _rows(logits, first_rows[going] + depths)
+            following = self._sample_rows(rows, [chunks[index] for index in going], depths)
+            for index, drawn in zip(going, following, strict=True):
+                sampled[index] = _joined(sampled[index], drawn)
+            going = [index for index, drawn in zip(going, following, strict=True) if not drawn.error]
+        return tuple(sampled)
+
+    def _sample_rows(self, logits: Tensor, chunks: Sequence[Chunk], depths: "np.ndarray") -> list[Sampled]:
+        """Draw a token for each of `chunks` after as many of its guesses as `depths` says."""
         slots = np.array([chunk.slot for chunk in chunks])
         need = Need(int(np.bitwise_or.reduce(self._table.columns.need[slots])))
         if not need:
             tokens = logits.argmax(dim=1)
         else:
-            positions = np.array([chunk.start + len(chunk.token_ids) for chunk in chunks])
+            positions = np.array([chunk.start + len(chunk.token_ids) - chunk.drafts for chunk in chunks]) + depths
             processed = self._process(_wide(logits), slots, need)
             tokens = self._draw(processed, slots, positions) if need & Need.RANDOM else processed.argmax(dim=1)
         self._table.record(slots, tokens)
         sampled = [Sampled(slot, token) for slot, token in zip(slots.tolist(), tokens.tolist(), strict=True)]
         if need & (Need.GRAMMAR | Need.LOGPROBS):
             self._annotate(sampled, logits, slots)
-        return tuple(sampled)
+        return sampled
 
     def _process(self, logits: Tensor, slots: "np.ndarray", need: Need) -> Tensor:
         if need & Need.PENALTIES:
@@ -210,7 +231,7 @@ class Sampler:
         if extras.grammar is None or extras.error:
             return replace(drawn, error=extras.error)
         forced = self._force(drawn.slot, extras.grammar)
-        return replace(drawn, forced=forced, grammar_done=extras.grammar.done)
+        return replace(drawn, following=forced, grammar_done=extras.grammar.done)
 
     def _force(self, slot: int, grammar: "GrammarState") -> tuple[int, ...]:
         """Return what the grammar forces next, which counts as drawn."""
@@ -226,6 +247,27 @@ class Sampler:
         except ValueError as error:
             return str(error)
         return ""
+
+
+def _next_is_known(chunk: Chunk, sampled: Sampled) -> bool:
+    """Whether the chunk has logits for the draw after what was sampled: whether its guesses begin with all of that."""
+    if not chunk.drafts or sampled.grammar_done or sampled.error:
+        return False
+    tokens = [sampled.token_id, *sampled.following]
+    return chunk.guesses[: len(tokens)].tolist() == tokens
+
+
+def _joined(sampled: Sampled, drawn: Sampled) -> Sampled:
+    """Return what was sampled with what was drawn after it; an error fails the slot's next draw, too."""
+    if drawn.error:
+        return sampled
+    following = (*sampled.following, drawn.token_id, *drawn.following)
+    return replace(sampled, following=following, grammar_done=drawn.grammar_done)
+
+
+def _rows(logits: Tensor, rows: "np.ndarray") -> Tensor:
+    """Return some rows of the logits, or the logits themselves when these are all."""
+    return logits if len(rows) == len(logits) else logits[torch.from_numpy(rows).to(logits.device)]
 
 
 def _wide(logits: Tensor) -> Tensor:

@@ -75,7 +75,7 @@ def prepare(
     if room < 1:
         raise step_too_long(log_tokens, len(prompt_ids), limit)
     with of_request(SAMPLING):
-        sampling = sampling_params(start.sampling, room, renderer)
+        sampling = replace(sampling_params(start.sampling, room, renderer), prompt_lookup=start.prompt_lookup)
     return Work(
         prompt_ids,
         array("I", start.replay.output_token_ids if is_replay(start) else ()),

@@ -131,6 +131,12 @@ def _copied(shell: Shell) -> Iterable[Observation]:
         yield Observation(count, {"outcome": outcome})
 
 
+def _guessed(shell: Shell) -> Iterable[Observation]:
+    stats = shell.stats
+    yield Observation(stats.right_draft_tokens, {"outcome": "right"})
+    yield Observation(stats.draft_tokens - stats.right_draft_tokens, {"outcome": "wrong"})
+
+
 def _rebuilt_ahead(shell: Shell) -> Iterable[Observation]:
     ahead = shell.rebuilds.ahead
     for outcome, count in (("rebuilt", ahead.rebuilt), ("used", ahead.used), ("wasted", ahead.wasted)):
@@ -149,6 +155,7 @@ _GAUGES: tuple[tuple[str, str, str, _Values], ...] = (
 )
 _COUNTERS: tuple[tuple[str, str, str, _Values], ...] = (
     ("tokens.generated", "{token}", "Generated tokens", lambda s: [Observation(s.stats.generated_tokens)]),
+    ("tokens.guessed", "{token}", "Guessed tokens, and whether they were drawn", _guessed),
     ("tokens.prefilled", "{token}", "Prefilled tokens", lambda s: [Observation(s.stats.prefilled_tokens)]),
     ("tokens.looked_up", "{token}", "Context tokens looked up", lambda s: [Observation(s.stats.lookup_tokens)]),
     ("tokens.hit", "{token}", "Context tokens found in the cache", lambda s: [Observation(s.stats.hit_tokens)]),
