@@ -4,6 +4,7 @@ import socket
 
 import pytest
 
+from roost_operator.local import ports
 from roost_operator.local.ports import PortTakenError, free_port, require_free
 
 
@@ -15,6 +16,12 @@ def test_a_port_is_free_when_it_is_so_on_every_address_of_the_host(taken: str, h
         for host in hosts:
             with pytest.raises(PortTakenError, match=f"port {port} on {host} "):
                 require_free(host, port, "gateway 1", "give another one with --port")
+
+
+def test_a_port_that_the_system_offers_twice_is_given_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    offers = iter((70_001, 70_001, 70_002))
+    monkeypatch.setattr(ports, "_bind", lambda host, port: next(offers))
+    assert [free_port("127.0.0.1"), free_port("127.0.0.1")] == [70_001, 70_002]
 
 
 def test_an_address_of_another_machine_is_refused() -> None:

@@ -82,7 +82,7 @@ class OnHold(StrEnum):
 class Speculation(StrEnum):
     """How workers guess output, to compute several tokens at once."""
 
-    OFF = "Off"
+    NEVER = "Never"
     PROMPT_LOOKUP = "PromptLookup"
 
 
@@ -116,10 +116,10 @@ class RoleSpec(Fields):
         "whose KV then displaces others'; Refuse sends it away, and says when to come back.",
     )
     speculation: Speculation = Field(
-        default=Speculation.OFF,
+        default=Speculation.NEVER,
         description="How workers guess output, to compute several tokens at once; the output is the same. PromptLookup "
         "guesses what followed the same few tokens before, as long as enough guesses are right: for roles that copy "
-        "much from their context, such as files and results of tools. Off guesses nothing.",
+        "much from their context, such as files and results of tools. Never guesses nothing.",
     )
     budgets: BudgetsSpec = Field(
         default_factory=BudgetsSpec, description="What sessions, tasks and the role may use, and what happens then."

@@ -9,10 +9,18 @@ class PortTakenError(RuntimeError):
     """A requested port cannot be used. The text names the port and the flag."""
 
 
+_given: set[int] = set()
+"""The system may offer a port again that nobody has taken yet."""
+
+
 def free_port(host: str) -> int:
-    """A port that is free now. Raises PortTakenError when `host` is not an address of this machine."""
+    """A port that is free now, another one at each call. Raises PortTakenError when `host` is not an address of this
+    machine."""
     try:
-        return _bind(host, 0)
+        while (port := _bind(host, 0)) in _given:
+            pass
+        _given.add(port)
+        return port
     except OSError as error:
         raise PortTakenError(
             f"no port on {host} can be used ({error.strerror}); give an address of this machine with --host"

@@ -239,7 +239,7 @@ def _role_to_json(role: PoolRole) -> dict[str, Any]:
         "budgets": role_budgets_to_json(role.budgets),
         "repetition": repetition_to_json(role.repetition),
         "onHold": _REFUSE if role.refuses_held else _ADMIT,
-        "speculation": _PROMPT_LOOKUP if role.prompt_lookup else _OFF,
+        "speculation": _PROMPT_LOOKUP if role.prompt_lookup else _NEVER,
     }
 
 
@@ -256,7 +256,7 @@ def _role_from_json(role: object, where: str) -> PoolRole:
         budgets=role_budgets_from_json(budgets, f"{where}budgets."),
         repetition=repetition_from_json(repetition, f"{where}repetition."),
         refuses_held=field_value(role, where, "onHold", _ADMIT) == _REFUSE,
-        prompt_lookup=field_value(role, where, "speculation", _OFF) == _PROMPT_LOOKUP,
+        prompt_lookup=field_value(role, where, "speculation", _NEVER) == _PROMPT_LOOKUP,
     )
 
 

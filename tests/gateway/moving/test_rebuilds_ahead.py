@@ -108,8 +108,7 @@ async def test_a_home_that_declines_a_session_is_asked_for_the_next(
         await small.step("ours", session)
         await small.hold("ours", session, LEAD_SECONDS)
     await small.step("ours", other, "x" * 215)
-    await soon(lambda: second.id in asked, "the second session to be rebuilt")
-    assert asked[0] == first.id
+    await soon(lambda: {first.id, second.id} <= set(asked), "the home to be asked for both")
 
 
 async def test_a_session_that_came_back_through_another_gateway_is_not_rebuilt(

@@ -217,7 +217,8 @@ async def test_every_key_carries_the_pools_tag(store, raw):
     await committed(store, session_id)
     await store.begin(begin_request(session_id, "step-2"))
     found = list(raw.scan_iter())
-    assert len(found) == 6  # descriptor, log, ids, steps, index, request id
+    # Descriptor, log, ids, steps, index, request id; what the tenant has had, and the gateways' waits.
+    assert len(found) == 8
     assert all(key.startswith(b"roost:{team/agents}:") for key in found)
 
 
