@@ -40,7 +40,7 @@ async def test_a_session_evicted_for_the_growth_of_another_is_told_so(small: Sma
     assert why.eviction.rebuild_seconds > 0.0
     assert re.fullmatch(
         rf"{why.rebuilt_tokens} of {why.log_tokens} tokens rebuilt: evicted \d+\.\d s ago for session {growing.id}'s "
-        rf"growth \({DEFAULT_POLICY}, \d+\.\d s to rebuild\)",
+        rf"growth \({DEFAULT_POLICY}(, \d+\.\d s to rebuild)?\)",  # no words for less than a tenth of a second
         why.line,
     )
 

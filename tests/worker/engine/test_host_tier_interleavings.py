@@ -7,7 +7,7 @@ from engine_model import EngineModel, random_operation
 
 def test_seeded_runs_with_host_memory_under_pressure() -> None:
     offloaded = restored = corrupted = 0
-    for seed in range(60):
+    for seed in range(80):
         rng = random.Random(seed)
         model = EngineModel(
             blocks=rng.randint(4, 14),

@@ -15,7 +15,18 @@ from roost_worker.seam.report import StatsLog, stats_line
 BEFORE = EngineStats(
     blocks_free=10, batches=5, generated_tokens=100, prefilled_tokens=50, lookup_tokens=40, hit_tokens=40
 )
-NOW = EngineStats(3, 2, 0, 2, 3, 5, 140, 65, 350, 1050, batches=9)
+NOW = EngineStats(
+    running=3,
+    waiting=2,
+    blocks_free=2,
+    blocks_cached=3,
+    blocks_in_use=5,
+    lookup_tokens=140,
+    hit_tokens=65,
+    generated_tokens=350,
+    prefilled_tokens=1050,
+    batches=9,
+)
 
 
 def test_a_loop_that_became_idle_still_reports_what_it_did() -> None:
