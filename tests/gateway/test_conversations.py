@@ -65,6 +65,7 @@ async def test_equal_conversations_keep_their_sessions_while_both_run(redis_serv
         w.worker.script.hang_after = 3
         clients[0].history.append(Message(U, "go on"))
         async with clients[0].step() as step:
+            await w.worker.until_it_hangs()
             w.worker.script.hang_after = None
             await clients[1].say("go on")
             w.worker.resume_output.set()

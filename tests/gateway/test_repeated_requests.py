@@ -92,6 +92,7 @@ async def test_another_request_forks_while_a_step_runs(redis_server: RedisServer
         w.worker.script.hang_after = 3
         client.history = [*before, Message(U, "forget the calls")]
         async with client.step():
+            await w.worker.until_it_hangs()
             w.worker.script.hang_after = None
             client.history = list(before)
             await client.say("result")

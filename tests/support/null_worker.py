@@ -136,6 +136,11 @@ class NullWorker(NullChecks):
             self.changed.clear()
             await self.changed.wait()
 
+    async def until_it_hangs(self) -> None:
+        """Waits until an attempt has come to the script's `hang_after`."""
+        attempts, tokens = self.attempts, self.script.hang_after
+        await self.until(lambda: any(not attempt.done and len(attempt.ids) == tokens for attempt in attempts.values()))
+
     def _happened(self) -> None:
         self.changed.set()
 
