@@ -30,6 +30,8 @@ from roost.store.records import (
 from roost.store.redis_store import RedisStore
 from roost.store.residency import warm_field
 from roost.store.service import Demand, ServiceCounters
+from roost.store.wake import Wake
+from roost.store.wakes import read_wake
 from roost.store.working_set import START_TARGET, Admission, Footprint, WorkingSet
 
 POOL = "team/agents"
@@ -302,3 +304,17 @@ async def commit_step(store: SessionStore, session_id: str, step_id: str, **fiel
     began = await store.begin(begin_request(session_id, step_id))
     assert isinstance(began, Began)
     return (await store.commit(commit_request(session_id, began.ref, step_id, began.descriptor.head, **fields))).head
+
+
+async def wakes_of_releases(raw: Any, store: SessionStore, *places: Reservation) -> list[Wake]:
+    """Release one waiting step after the other. Return the first wake that follows, and the next one: an empty one,
+    sent at the end, unless there were two."""
+    with raw.pubsub() as pubsub:
+        pubsub.subscribe(PoolKeys(POOL).wake)
+        assert pubsub.get_message(timeout=5)["type"] == "subscribe"
+        for place in places:
+            await store.release(place)
+        messages = [pubsub.get_message(timeout=5)["data"]]
+        raw.publish(PoolKeys(POOL).wake, "the end")
+        messages.append(pubsub.get_message(timeout=5)["data"])
+    return [read_wake(message) for message in messages]

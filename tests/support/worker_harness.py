@@ -276,6 +276,15 @@ class World:
     def stream(self, **options: Any) -> Stream:
         return Stream(self.stub, **options)
 
+    async def resume(self, ledger: Ledger, delivered: int) -> Stream:
+        """Takes the ledger's first attempt over after so many tokens of one byte each."""
+        stream = self.stream()
+        stream.out = Collected(delivered, delivered)
+        old, new = attempt(1), ledger.next_attempt()
+        place = {"from_token": delivered, "from_text_byte": delivered}
+        await stream.send(resume=pb.Resume(attempt=old, new_attempt=new, session_id=ledger.session_id, **place))
+        return stream
+
     async def begin(self, ledger: Ledger | None, text: str = "hi", *, seed: int = 1, **fields: Any) -> Stream:
         """Sends Start for the ledger's next attempt; None is one-shot work."""
         stream = self.stream(metadata=fields.pop("metadata", ()))

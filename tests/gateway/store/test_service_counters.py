@@ -16,7 +16,6 @@ from roost.store.records import Began, RenewItem
 from roost.store.redis_store import connect
 from roost.store.service import MOST_TENANTS, START_OUTPUT, Demand, Done, weighted_service
 from roost.store.wake import Wake
-from roost.store.wakes import read_wake
 from store_comparison import comparable, profile
 from store_driver import (
     LONG_MS,
@@ -34,6 +33,7 @@ from store_driver import (
     redis_ms,
     reservation,
     tenant_services,
+    wakes_of_releases,
 )
 
 KEYS = PoolKeys(POOL)
@@ -139,15 +139,7 @@ async def test_the_step_of_who_has_had_the_least_is_heard_when_it_leaves_though_
         places.append(reservation(await begun(store, tenant), revision="rev-1"))
         assert not await store.reserve(places[-1])
         next_ms(raw)
-    with raw.pubsub() as pubsub:
-        pubsub.subscribe(KEYS.wake)
-        assert pubsub.get_message(timeout=5)["type"] == "subscribe"
-        await store.release(places[2])
-        await store.release(places[1])
-        news = [pubsub.get_message(timeout=5)["data"]]
-        raw.publish(KEYS.wake, "the end")
-        news.append(pubsub.get_message(timeout=5)["data"])
-    assert [read_wake(message) for message in news] == [Wake(line="rev-1"), Wake()]
+    assert await wakes_of_releases(raw, store, places[2], places[1]) == [Wake(line="rev-1"), Wake()]
 
 
 async def test_how_long_a_step_has_waited_decides_between_steps_of_one_tenant(store, other, raw):

@@ -24,6 +24,7 @@ from store_driver import (
     reservation,
     reservations,
     waiters,
+    wakes_of_releases,
 )
 
 KEYS = PoolKeys(POOL)
@@ -242,15 +243,7 @@ async def test_only_the_first_of_a_line_is_heard_when_it_leaves(store, raw):
         places.append(reservation(await begun(store), revision="rev-1"))
         assert not await store.reserve(places[-1])
         next_ms(raw)
-    with raw.pubsub() as pubsub:
-        pubsub.subscribe(KEYS.wake)
-        assert pubsub.get_message(timeout=5)["type"] == "subscribe"
-        await store.release(places[1])
-        await store.release(places[0])
-        news = [pubsub.get_message(timeout=5)["data"]]
-        raw.publish(KEYS.wake, "the end")
-        news.append(pubsub.get_message(timeout=5)["data"])
-    assert [read_wake(message) for message in news] == [Wake(line="rev-1"), Wake()]
+    assert await wakes_of_releases(raw, store, places[1], places[0]) == [Wake(line="rev-1"), Wake()]
 
 
 async def test_wakes_tick_even_when_nothing_is_released(store):

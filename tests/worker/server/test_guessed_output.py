@@ -4,7 +4,7 @@ import pytest
 
 from roost.v1 import session_service_pb2 as api
 from roost.v1 import worker_service_pb2 as pb
-from worker_harness import Collected, Ledger, World, attempt
+from worker_harness import Collected, Ledger, World
 
 TEXT = "read a.py, b.py; " * 6 + "END of it"
 
@@ -56,16 +56,6 @@ async def test_an_output_is_resumed_among_guessed_tokens(world: World):
     first = await world.begin(ledger, prompt_lookup=True)
     await first.until("finished")
     first.break_off()
-    second = world.stream()
-    second.out = Collected(50, 50)
-    await second.send(
-        resume=pb.Resume(
-            attempt=attempt(1),
-            new_attempt=ledger.next_attempt(),
-            session_id=ledger.session_id,
-            from_token=50,
-            from_text_byte=50,
-        )
-    )
+    second = await world.resume(ledger, 50)
     await second.until("finished")
     assert (second.out.ids, second.out.text) == (ids[50:], TEXT[50:])
