@@ -60,15 +60,15 @@ async def test_another_step_is_the_first_once_the_store_says_what_its_tenant_has
 
 async def test_a_tenant_with_one_step_goes_before_the_second_of_another_in_any_gateway(rig: Rig, keys: Path) -> None:
     worker = await rig.worker(script=Script(capacity_tokens=ROOM_FOR_ONE))
-    many, one = [rig.caller(await rig.gateway(api_keys_file=keys), name) for name in TENANTS]
-    sessions = [await many.open() for _ in range(3)] + [await one.open()]
+    large, small = [rig.caller(await rig.gateway(api_keys_file=keys), name) for name in TENANTS]
+    sessions = [await large.open() for _ in range(3)] + [await small.open()]
     for session in sessions:
-        await (one if session is sessions[-1] else many).step(step_request(session, "first"))
+        await (small if session is sessions[-1] else large).step(step_request(session, "first"))
     worker.script.hang_after = 1
-    running = rig.spawn(many.step(step_request(sessions[0], "running")))
+    running = rig.spawn(large.step(step_request(sessions[0], "running")))
     await worker.until(lambda: len(worker.starts) == 5)
-    waiting = [await rig.waiting(many, step_request(session, "next")) for session in sessions[1:3]]
-    waiting.append(await rig.waiting(one, step_request(sessions[3], "next")))
+    waiting = [await rig.waiting(large, step_request(session, "next")) for session in sessions[1:3]]
+    waiting.append(await rig.waiting(small, step_request(sessions[3], "next")))
     worker.script.hang_after = None
     worker.resume_output.set()
     await asyncio.gather(running, *waiting)

@@ -109,7 +109,7 @@ class _Queue:
     """The lowest level of a group. Undefined without groups."""
 
     def group(self, level: Level) -> _Group:
-        """The group of a level, a new one if there is none."""
+        """Return the group of a level, which is created at its first step."""
         if level not in self.groups:
             self.best = min(self.best, level) if self.groups else level
             self.groups[level] = _Group()

@@ -216,7 +216,7 @@ class MemoryPool:
         if live.promised and not session.is_rewritten:
             log_tokens, lost_tokens = session.record.head.length, entry.reconstructed_tokens
             self.observe(log_tokens, lost_tokens, now)
-            if is_mostly_lost(log_tokens, log_tokens - lost_tokens):  # Begin came before residency told
+            if is_mostly_lost(log_tokens, log_tokens - lost_tokens):  # Begin came before residency was published
                 self.working_set.remove(session.short_name)
                 return
         needed = session.footprint(entry.head.length, live.footprint.prefix, live.footprint.prefix_tokens)

@@ -43,13 +43,13 @@ def test_it_remembers_the_latest_evictions_and_no_more_than_its_bound(
         assert len(memory) == len(expected) <= most
     end = len(operations)
     for session in "abcdef":
-        eviction, told = expected.get(session), memory.recall(session, end)
-        assert (eviction is None) == (told is None)
-        if eviction is not None and told is not None:
-            assert told.seconds_ago == end - eviction.seconds_ago
-            assert (told.tokens, told.for_session) == (eviction.tokens, eviction.for_session)
-            assert (told.policy, told.requested) == (eviction.policy, eviction.requested)
-            assert told.rebuild_seconds == eviction.rebuild_seconds
+        eviction, recalled = expected.get(session), memory.recall(session, end)
+        assert (eviction is None) == (recalled is None)
+        if eviction is not None and recalled is not None:
+            assert recalled.seconds_ago == end - eviction.seconds_ago
+            assert (recalled.tokens, recalled.for_session) == (eviction.tokens, eviction.for_session)
+            assert (recalled.policy, recalled.requested) == (eviction.policy, eviction.requested)
+            assert recalled.rebuild_seconds == eviction.rebuild_seconds
 
 
 async def evict(world: World, ledger: Ledger, *, erased: bool = False) -> None:

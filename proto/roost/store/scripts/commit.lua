@@ -61,7 +61,7 @@ local counts = live and live.promised and not is_rewritten
 if counts then
   observe(keys, d.length, lost, now, args.adapt_ms)
 end
-if counts and is_mostly_lost(d.length, d.length - lost) then -- *Begin* came before residency told
+if counts and is_mostly_lost(d.length, d.length - lost) then -- *Begin* came before residency was published
   remove_live(keys, session.name)
 elseif live then
   local needed = footprint_of(session.descriptor, d, tonumber(args.length), live.prefix, live.prefix_tokens)
