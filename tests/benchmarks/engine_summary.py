@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from figures import spread
+from figures import judged, spread
 
 ROOST = "roost"
 PHASES = ("prefill", "decode")
@@ -84,17 +84,13 @@ def summarise(rates: Rates) -> dict[str, Any]:
             (engine, _medians(rates, engine, Beside.HOG), _medians(rates, engine, Beside.NOTHING)) for engine in engines
         ),
     }
-    return {**summary, "goals": judged(summary)}
+    return {**summary, "goals": judged_goals(summary)}
 
 
-def judged(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+def judged_goals(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the goals for which the summary has a number, each with `measured` and `met`."""
-    numbers = [(goal, _number(summary, goal.path)) for goal in GOALS]
-    return [
-        {"goal": goal.name, "at_least": goal.at_least, "measured": number, "met": number >= goal.at_least}
-        for goal, number in numbers
-        if number is not None
-    ]
+    numbers = ((goal, _number(summary, goal.path)) for goal in GOALS)
+    return [judged(goal.name, number, at_least=goal.at_least) for goal, number in numbers if number is not None]
 
 
 def ratios(above: Medians, below: Medians) -> dict[str, Any] | None:

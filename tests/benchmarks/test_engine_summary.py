@@ -1,7 +1,7 @@
 """What the engine's benchmark concludes from the rates that it has measured."""
 
 import pytest
-from engine_summary import PHASES, Beside, Cell, Measured, judged, ratios, summarise
+from engine_summary import PHASES, Beside, Cell, Measured, judged_goals, ratios, summarise
 
 SMALL, LARGE = Cell(1, 512, 64), Cell(8, 512, 64)
 
@@ -67,4 +67,4 @@ def test_goals_of_a_run_beside_the_hog() -> None:
 
 @pytest.mark.parametrize("measured", [{}, rates(roost=1), rates(roost=1, llamacpp=1), rates(vllm=1, vllm_hog=1)])
 def test_a_goal_without_its_measurement_is_left_out(measured: dict[Measured, list[float]]) -> None:
-    assert judged(summarise(measured)) == []
+    assert judged_goals(summarise(measured)) == []
