@@ -2,4 +2,4 @@ import sys
 from pathlib import Path
 
 # Benchmarks are programs that import each other by their folder.
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.append(str(Path(__file__).parent))

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from engine_peers.llamacpp_environment import install_llamacpp, q8_weights
 from engine_peers.peer_loop import MARK
 from engine_peers.vllm_environment import vllm_python
 from engine_summary import ROOST, Cell
@@ -69,12 +68,11 @@ def start_peer(name: str, options: EngineOptions) -> Iterator[Peer]:
     """Loads an engine, `roost@COMMIT` for Roost's of another commit; ends its process afterwards."""
     kind, _, commit = name.partition("@")
     tree = other_tree(commit) if commit else THIS_TREE
-    settings = {**_settings(kind, options), "model_dir": _prepared_model(tree, options.dtype)}
     process = subprocess.Popen(
         [
             vllm_python(ENVIRONMENTS / "vllm") if kind == "vllm" else tree.python,
             tree.path / "tests" / "benchmarks" / "engine_peers" / f"{kind}_peer.py",
-            json.dumps(settings),
+            json.dumps(_settings(tree, options)),
         ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -92,20 +90,19 @@ def start_peer(name: str, options: EngineOptions) -> Iterator[Peer]:
             process.kill()
 
 
-def _settings(kind: str, options: EngineOptions) -> dict[str, Any]:
-    settings = {
+def _settings(tree: Tree, options: EngineOptions) -> dict[str, Any]:
+    """What a peer may want to know; each takes what it needs."""
+    return {
+        "model_dir": _prepared_model(tree, options.dtype),
+        "source": SOURCE,
         "dtype": options.dtype,
         "context": CONTEXT,
+        "rows": MAX_BATCH,
         "kv_bytes": KV_BYTES,
+        "threads": options.threads,
         "compile": options.vllm_compile,
+        "llamacpp_dir": str(ENVIRONMENTS / "llamacpp"),
     }
-    if kind != "llamacpp":
-        return settings
-    folder = ENVIRONMENTS / "llamacpp"
-    install_llamacpp(folder)
-    weights = q8_weights(SOURCE, folder)
-    own = {"folder": str(folder), "weights": str(weights), "rows": MAX_BATCH, "threads": options.threads}
-    return {**settings, **own}
 
 
 def _prepared_model(tree: Tree, dtype: str) -> str:

@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from llamacpp_environment import install_llamacpp, q8_weights
 from peer_loop import Progress, Prompts, serve, settings
 
 BATCH_TOKENS = 512
@@ -14,11 +15,9 @@ BATCH_TOKENS = 512
 class Driver:
     """The process of Node.js that holds the model."""
 
-    def __init__(self, given: dict[str, Any]) -> None:
-        script = Path(__file__).with_name("llamacpp_driver.mjs")
-        kept = {name: given[name] for name in ("folder", "weights", "context", "rows", "threads")}
+    def __init__(self, settings: dict[str, Any]) -> None:
         self._process = subprocess.Popen(
-            ["node", script, json.dumps({**kept, "batchTokens": BATCH_TOKENS})],
+            ["node", Path(__file__).with_name("llamacpp_driver.mjs"), json.dumps(settings)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -48,7 +47,19 @@ class Driver:
 
 
 def main() -> None:
-    driver = Driver(settings())
+    given = settings()
+    folder = Path(given["llamacpp_dir"])
+    install_llamacpp(folder)
+    driver = Driver(
+        {
+            "folder": str(folder),
+            "weights": str(q8_weights(given["source"], folder)),
+            "context": given["context"],
+            "rows": given["rows"],
+            "threads": given["threads"],
+            "batchTokens": BATCH_TOKENS,
+        }
+    )
 
     def generate(prompts: Prompts, most: int, progress: Progress) -> None:
         driver.ask({"begin": prompts})
