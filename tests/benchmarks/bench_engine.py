@@ -13,7 +13,8 @@ read in smaller chunks, as Roost does; they are cut off together.) Prefill is bo
 by reading the weights once a token, decode at large batches by reading the KV.
 
 `roost@COMMIT` is Roost at another commit, run from an archive of it by its own peer script. `llamacpp` has the weights
-in Q8_0 whatever `--dtype` says.
+in Q8_0 whatever `--dtype` says. `vllm` has no tcmalloc and no libiomp, which it recommends, unless LD_PRELOAD names
+them; what was preloaded is in what it says of itself.
 `--beside hog` measures each cell twice in turn: with nothing beside, and with a process that computes without pause on
 the same cores.
 `--quick` takes about six minutes on two quiet cores with three engines and nothing beside. It leaves out prompts of
