@@ -107,7 +107,7 @@ def _settings(tree: Tree, options: EngineOptions) -> dict[str, Any]:
 
 def _prepared_model(tree: Tree, dtype: str) -> str:
     """The folder of the model, converted by the tree that reads it: layouts differ between commits."""
-    command = [tree.python, "-c", _PREPARE, SOURCE, dtype]
+    command = [str(tree.python), "-c", _PREPARE, SOURCE, dtype]
     done = subprocess.run(command, env=tree.environment, stdout=subprocess.PIPE, text=True, check=True)
     return done.stdout.strip()
 

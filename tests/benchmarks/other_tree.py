@@ -61,7 +61,7 @@ def pins(lock: Path) -> dict[str, list[str]]:
 
 def run_benchmark(tree: Tree, file: str, *arguments: str) -> dict[str, Any]:
     """Run a tree's own benchmark and return its JSON document; everything else that it prints goes to stderr."""
-    command = [tree.python, tree.path / "tests" / "benchmarks" / file, *arguments]
+    command = [str(tree.python), str(tree.path / "tests" / "benchmarks" / file), *arguments]
     done = subprocess.run(command, env=tree.environment, cwd=tree.path, stdout=subprocess.PIPE, text=True, check=True)
     *others, last = done.stdout.splitlines()
     print(*others, sep="\n", file=sys.stderr)
@@ -70,7 +70,7 @@ def run_benchmark(tree: Tree, file: str, *arguments: str) -> dict[str, Any]:
 
 
 def _commit_sha(commit: str) -> str:
-    command = ["git", "-C", ROOT, "rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}"]
+    command = ["git", "-C", str(ROOT), "rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"git knows no commit {commit!r} in {ROOT}; name one of `git log`, or fetch it first")
