@@ -9,6 +9,8 @@ from roost_worker.engine.policies import DEFAULT_POLICY, POLICIES
 BLOCK_TOKENS = (16, 32, 64, 128)
 DTYPES = ("bfloat16", "float32", "float64")
 Dtype = Literal["bfloat16", "float32", "float64"]
+DETERMINISMS = ("relaxed", "strict")
+Determinism = Literal["relaxed", "strict"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +24,15 @@ class ModelConfig:
     tensor_parallel: int = 1
     context_tokens: int = 2048
     """Longest log of a session, in tokens."""
+    determinism: Determinism = "relaxed"
+    """`strict`: what is computed of a sequence does not depend, to the bit, on how its computation was cut, shared or
+    batched."""
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype: {self.dtype!r} is unknown; use one of {', '.join(DTYPES)}")
+        if self.determinism not in DETERMINISMS:
+            raise ValueError(f"determinism: {self.determinism!r} is unknown; use one of {', '.join(DETERMINISMS)}")
         if self.tensor_parallel < 1:
             raise ValueError(f"tensorParallel: {self.tensor_parallel} must be at least 1")
         if self.context_tokens < 64:
