@@ -1,0 +1,130 @@
+"""The compiled kernels as functions of tensors. `source/kernels.h` says what each takes."""
+
+import ctypes
+import weakref
+from collections.abc import Callable
+from ctypes import c_char_p, c_float, c_int, c_int64, c_void_p
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+DTYPES = (torch.float32, torch.bfloat16)
+
+
+class Kernels:
+    """The kernels, the threads that share their work, and memory for weights. Used by one thread at a time."""
+
+    def __init__(self, library: Path, threads: int) -> None:
+        self._library = _open(library)
+        self._threads = self._library.roost_threads_new(threads)
+        self._weights = self._library.roost_weights_new()
+        self.units: str = self._library.roost_units().decode()
+        """What of the processor they use."""
+        _free_with(self, self._library.roost_threads_free, self._threads)
+        _free_with(self, self._library.roost_weights_free, self._weights)
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """Return the root mean square norm (Zhang and Sennrich, 2019) of `x` [rows, size], with `weight` [size]."""
+        out = torch.empty_like(x)
+        self._library.roost_rms_norm(
+            self._threads, _is_bfloat16(x), x.data_ptr(), weight.data_ptr(), *x.shape, eps, out.data_ptr()
+        )
+        return out
+
+    def pack(
+        self,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        *,
+        norm: Tensor | None = None,
+        eps: float = 0.0,
+        gated: bool = False,
+    ) -> "PackedLinear":
+        """Copy a weight [outputs, inputs] into the layout of `source/panel.h`, and return the product with it.
+
+        Args:
+            weight: float32 or bfloat16, as all tensors of the product must be.
+            bias: [outputs], or None.
+            norm: [inputs], the weight of the root mean square norm that x is taken through first, or None.
+            eps: that norm's.
+            gated: the outputs are gates and then as many values; results are silu(gate) * value (Shazeer, 2020).
+        """
+        weight = weight.contiguous()
+        handle = self._library.roost_linear_new(
+            self._threads,
+            self._weights,
+            _is_bfloat16(weight),
+            weight.data_ptr(),
+            _address(bias),
+            _address(norm),
+            eps,
+            *weight.shape,
+            gated,
+        )
+        product = PackedLinear(self, self._library, self._threads, handle, weight.shape[0] // (2 if gated else 1))
+        _free_with(product, self._library.roost_linear_free, handle)
+        return product
+
+
+class PackedLinear:
+    """x [rows, inputs] -> gated(norm(x) @ weight.T + bias) + residual, [rows, results]; see `Kernels.pack`.
+
+    Sums are taken in float, in the order of the inputs, and a result is rounded once. So a row has the same bits
+    whatever rows it is computed with, on however many threads.
+    """
+
+    def __init__(self, kernels: Kernels, library: Any, threads: int, handle: int, results: int) -> None:
+        self._kernels = kernels  # which keeps the threads and the weight
+        self._run = library.roost_linear
+        self._threads = threads
+        self._handle = handle
+        self._results = results
+
+    def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Both tensors must be contiguous."""
+        rows = x.shape[0]
+        out = x.new_empty(rows, self._results)
+        self._run(self._threads, self._handle, x.data_ptr(), rows, _address(residual), out.data_ptr())
+        return out
+
+
+def _is_bfloat16(tensor: Tensor) -> bool:
+    assert tensor.dtype in DTYPES, tensor.dtype
+    return tensor.dtype == torch.bfloat16
+
+
+def _address(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def _free_with(owner: object, free: Callable[[int], None], handle: int) -> None:
+    """Free `handle` when its owner goes, but not at the end of the process, when threads may still use it."""
+    weakref.finalize(owner, free, handle).atexit = False
+
+
+@cache
+def _open(path: Path) -> ctypes.CDLL:
+    library = ctypes.CDLL(str(path))
+    for name, (result, arguments) in _FUNCTIONS.items():
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
+    return library
+
+
+_FUNCTIONS = {
+    "roost_units": (c_char_p, []),
+    "roost_threads_new": (c_void_p, [c_int]),
+    "roost_threads_free": (None, [c_void_p]),
+    "roost_weights_new": (c_void_p, []),
+    "roost_weights_free": (None, [c_void_p]),
+    "roost_linear_new": (
+        c_void_p,
+        [c_void_p, c_void_p, c_int, c_void_p, c_void_p, c_void_p, c_float, c_int64, c_int64, c_int],
+    ),
+    "roost_linear_free": (None, [c_void_p]),
+    "roost_linear": (None, [c_void_p, c_void_p, c_void_p, c_int64, c_void_p, c_void_p]),
+    "roost_rms_norm": (None, [c_void_p, c_int, c_void_p, c_void_p, c_int64, c_int64, c_float, c_void_p]),
+}

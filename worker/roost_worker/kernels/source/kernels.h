@@ -1,0 +1,38 @@
+// The kernels as `roost_worker.kernels.library` declares them: plain C functions over addresses and sizes.
+//
+// Tensors are contiguous where nothing else is said. `is_bfloat16` tells the element type of all tensors that have no type
+// of their own: bfloat16, or else float.
+#pragma once
+
+#include <cstdint>
+
+#include "linear.h"
+#include "threads.h"
+
+extern "C" {
+
+// What of the processor the kernels use, for people.
+const char* roost_units();
+
+// Threads for the calls below: this many, with the caller's own.
+roost::Threads* roost_threads_new(int count);
+void roost_threads_free(roost::Threads* threads);
+
+// Root mean square norm (Zhang and Sennrich, 2019) of x [rows, size] with weight [size], into out [rows, size].
+void roost_rms_norm(roost::Threads* threads, int is_bfloat16, const void* x, const void* weight, int64_t rows,
+                    int64_t size, float eps, void* out);
+
+// Memory for the weights of products; it must outlive them.
+roost::WeightMemory* roost_weights_new();
+void roost_weights_free(roost::WeightMemory* memory);
+
+// A product as `linear.h` describes it, with its weight packed into `memory`. `bias` and `norm` may be null.
+roost::Linear* roost_linear_new(roost::Threads* threads, roost::WeightMemory* memory, int is_bfloat16, const void* weight,
+                                const void* bias, const void* norm, float eps, int64_t outputs, int64_t inputs, int gated);
+void roost_linear_free(roost::Linear* linear);
+
+// x [rows, inputs] -> out [rows, results], plus `residual` [rows, results] unless it is null.
+void roost_linear(roost::Threads* threads, const roost::Linear* linear, const void* x, int64_t rows, const void* residual,
+                  void* out);
+
+}  // extern "C"

@@ -1,0 +1,54 @@
+// The threads that share a kernel's work.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <thread>
+#include <vector>
+
+namespace roost {
+
+// Threads that take pieces of one job at a time. The caller works too; a helper that has not begun when the pieces are
+// gone is not waited for, so that a thread that a neighbour keeps off its core costs what it has begun and no more.
+class Threads {
+ public:
+  using Piece = void (*)(const void* work, int64_t piece);
+
+  explicit Threads(int count);
+  ~Threads();
+  Threads(const Threads&) = delete;
+  Threads& operator=(const Threads&) = delete;
+
+  int count() const { return static_cast<int>(helpers_.size()) + 1; }
+
+  // Calls work(piece) for each piece of 0 .. pieces - 1, at most 2^20 - 1, in any order and on any thread; returns when all
+  // have returned. Not to be called from two threads, or from within a piece.
+  template <class Work>
+  void run(int64_t pieces, const Work& work) {
+    if (pieces <= 1 || helpers_.empty()) {
+      for (int64_t piece = 0; piece < pieces; ++piece) work(piece);
+      return;
+    }
+    share(pieces, [](const void* of, int64_t piece) { (*static_cast<const Work*>(of))(piece); }, &work);
+  }
+
+ private:
+  void share(int64_t pieces, Piece call, const void* work);
+  void help();
+  bool take_one();
+
+  // Number of the job, its pieces, and the next one to take, in one word: a helper that wakes late takes nothing of a
+  // job that it has not read.
+  std::atomic<uint64_t> job_{0};
+  std::atomic<Piece> call_{nullptr};
+  std::atomic<const void*> work_{nullptr};
+  std::atomic<int64_t> done_{0};
+  std::atomic<uint32_t> jobs_{0};
+  std::atomic<int> sleepers_{0};
+  std::atomic<bool> closing_{false};
+  std::vector<std::thread> helpers_;
+};
+
+}  // namespace roost
