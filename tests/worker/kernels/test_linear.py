@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from compiled_kernels import kernels, needs_compiler
+from roost_worker.kernels.int8_weight import Int8Weight
 from roost_worker.kernels.library import DTYPES, Kernels
 
 pytestmark = needs_compiler
@@ -54,11 +55,41 @@ def test_without_norm_and_bias(compiled_for: Callable[[int], Kernels], dtype: to
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", [(33, 17), (70, 2101)], ids=str)
-def test_a_row_has_the_same_bits_in_any_batch_on_any_threads(
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_int8_weights_are_multiplied_as_what_they_stand_for(
     compiled_for: Callable[[int], Kernels], dtype: torch.dtype, shape: tuple[int, int]
 ) -> None:
-    weight, x = torch.randn(shape).to(dtype), torch.randn(200, shape[1]).to(dtype)
+    weight, bias, x = (
+        torch.randn(shape).to(dtype),
+        torch.randn(shape[0]).to(dtype),
+        torch.randn(200, shape[1]).to(dtype),
+    )
+    int8 = Int8Weight.of(weight)
+    exact = x.double() @ (int8.values.double() * int8.scales.double()[:, None]).T + bias.double()
+    packed = compiled_for(2).pack(int8, bias)
+    for rows in (1, 14, 200):
+        assert _distance(packed(x[:rows]), exact[:rows]) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_int8_weights_are_within_half_a_step(dtype: torch.dtype) -> None:
+    weight = torch.randn(30, 50).to(dtype)
+    weight[3] = 0
+    int8 = Int8Weight.of(weight)
+    assert (int8.values.float() * int8.scales[:, None] - weight.float()).abs().le(int8.scales[:, None] * 0.501).all()
+    assert int8.values.abs().amax(dim=1).eq(127).logical_or(int8.scales.eq(0)).all()
+    assert int8.dense().dtype == dtype
+    assert int8.dense()[3].eq(0).all()
+
+
+@pytest.mark.parametrize("quantized", [False, True], ids=["plain", "int8"])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(33, 17), (70, 2101)], ids=str)
+def test_a_row_has_the_same_bits_in_any_batch_on_any_threads(
+    compiled_for: Callable[[int], Kernels], dtype: torch.dtype, shape: tuple[int, int], quantized: bool
+) -> None:
+    plain, x = torch.randn(shape).to(dtype), torch.randn(200, shape[1]).to(dtype)
+    weight = Int8Weight.of(plain) if quantized else plain
     norm = torch.randn(shape[1]).to(dtype)
     products = [compiled_for(threads).pack(weight, norm=norm, eps=EPS) for threads in (1, 2, 3)]
     alone = torch.cat([products[0](row[None]) for row in x])

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from roost_worker.kernels.int8_weight import Int8Weight
+
 DTYPES = (torch.float32, torch.bfloat16)
 
 
@@ -30,13 +32,13 @@ class Kernels:
         """Return the root mean square norm (Zhang and Sennrich, 2019) of `x` [rows, size], with `weight` [size]."""
         out = torch.empty_like(x)
         self._library.roost_rms_norm(
-            self._threads, _is_bfloat16(x), x.data_ptr(), weight.data_ptr(), *x.shape, eps, out.data_ptr()
+            self._threads, _is_bfloat16(x.dtype), x.data_ptr(), weight.data_ptr(), *x.shape, eps, out.data_ptr()
         )
         return out
 
     def pack(
         self,
-        weight: Tensor,
+        weight: Tensor | Int8Weight,
         bias: Tensor | None = None,
         *,
         norm: Tensor | None = None,
@@ -46,25 +48,27 @@ class Kernels:
         """Copy a weight [outputs, inputs] into the layout of `source/panel.h`, and return the product with it.
 
         Args:
-            weight: float32 or bfloat16, as all tensors of the product must be.
+            weight: float32 or bfloat16, as all other tensors of the product must be, or int8 for such.
             bias: [outputs], or None.
             norm: [inputs], the weight of the root mean square norm that x is taken through first, or None.
             eps: that norm's.
             gated: the outputs are gates and then as many values; results are silu(gate) * value (Shazeer, 2020).
         """
-        weight = weight.contiguous()
+        values, scales = (weight.values, weight.scales) if isinstance(weight, Int8Weight) else (weight, None)
+        values = values.contiguous()
         handle = self._library.roost_linear_new(
             self._threads,
             self._weights,
-            _is_bfloat16(weight),
-            weight.data_ptr(),
+            _is_bfloat16(weight.dtype),
+            values.data_ptr(),
+            _address(scales),
             _address(bias),
             _address(norm),
             eps,
-            *weight.shape,
+            *values.shape,
             gated,
         )
-        product = PackedLinear(self, self._library, self._threads, handle, weight.shape[0] // (2 if gated else 1))
+        product = PackedLinear(self, self._library, self._threads, handle, values.shape[0] // (2 if gated else 1))
         _free_with(product, self._library.roost_linear_free, handle)
         return product
 
@@ -91,9 +95,9 @@ class PackedLinear:
         return out
 
 
-def _is_bfloat16(tensor: Tensor) -> bool:
-    assert tensor.dtype in DTYPES, tensor.dtype
-    return tensor.dtype == torch.bfloat16
+def _is_bfloat16(dtype: torch.dtype) -> bool:
+    assert dtype in DTYPES, dtype
+    return dtype == torch.bfloat16
 
 
 def _address(tensor: Tensor | None) -> int | None:
@@ -122,7 +126,7 @@ _FUNCTIONS = {
     "roost_weights_free": (None, [c_void_p]),
     "roost_linear_new": (
         c_void_p,
-        [c_void_p, c_void_p, c_int, c_void_p, c_void_p, c_void_p, c_float, c_int64, c_int64, c_int],
+        [c_void_p, c_void_p, c_int, c_void_p, c_void_p, c_void_p, c_void_p, c_float, c_int64, c_int64, c_int],
     ),
     "roost_linear_free": (None, [c_void_p]),
     "roost_linear": (None, [c_void_p, c_void_p, c_void_p, c_int64, c_void_p, c_void_p]),

@@ -26,9 +26,11 @@ void roost_rms_norm(roost::Threads* threads, int is_bfloat16, const void* x, con
 roost::WeightMemory* roost_weights_new();
 void roost_weights_free(roost::WeightMemory* memory);
 
-// A product as `linear.h` describes it, with its weight packed into `memory`. `bias` and `norm` may be null.
+// A product as `linear.h` describes it, with its weight packed into `memory`. `scales`, `bias` and `norm` may be null; with
+// scales the weight is int8, whatever the other tensors are.
 roost::Linear* roost_linear_new(roost::Threads* threads, roost::WeightMemory* memory, int is_bfloat16, const void* weight,
-                                const void* bias, const void* norm, float eps, int64_t outputs, int64_t inputs, int gated);
+                                const float* scales, const void* bias, const void* norm, float eps, int64_t outputs,
+                                int64_t inputs, int gated);
 void roost_linear_free(roost::Linear* linear);
 
 // x [rows, inputs] -> out [rows, results], plus `residual` [rows, results] unless it is null.

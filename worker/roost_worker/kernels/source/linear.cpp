@@ -12,8 +12,11 @@ namespace {
 
 // Rows of a piece: sums of one panel for so many rows are kept on the stack.
 constexpr int64_t kPieceRows = 8 * kTileRows;
-// Steps of a panel that several tiles of rows are multiplied with in turn: 128 KiB, which stay in the second cache.
-constexpr int64_t kBlockSteps = 1024;
+// Inputs of a panel that several tiles of rows are multiplied with in turn: 128 KiB of floats, which stay in the second
+// cache.
+constexpr int64_t kBlockInputs = 1024;
+// Tiles of rows for which an int8 weight is as well converted in each of them.
+constexpr int64_t kFewTiles = 4;
 // Words that a piece multiplies with, counted once for each tile of rows: some microseconds.
 constexpr int64_t kPieceWords = 16384;
 
@@ -60,7 +63,9 @@ void write(Floats values, int64_t count, const Value* residual, Value* out) {
 template <class Panel>
 class PackedLinear final : public Linear {
   using Value = typename Panel::Value;
+  using Weight = typename Panel::Weight;
   using Input = typename Panel::Input;
+  static constexpr bool kIsScaled = std::is_same_v<Weight, int8_t>;
 
  public:
   PackedLinear(const LinearParts& parts, WeightMemory& memory, Threads& threads)
@@ -68,14 +73,18 @@ class PackedLinear final : public Linear {
         steps_(round_up(inputs_, Panel::kInputs) / Panel::kInputs),
         panels_(round_up(results_, panel_results()) / panel_results()),
         words_(static_cast<uint32_t*>(memory.take(panels_ * steps_ * kPanel * sizeof(uint32_t)))),
-        bias_(panels_ * kPanel) {
+        bias_(panels_ * kPanel),
+        scales_(kIsScaled ? panels_ * kPanel : 0) {
     if (parts.norm) norm_.assign(static_cast<const Value*>(parts.norm), static_cast<const Value*>(parts.norm) + inputs_);
     const Value* const bias = static_cast<const Value*>(parts.bias);
     threads.run(panels_, [&](int64_t panel) {
-      pack_panel(static_cast<const Value*>(parts.weight), panel);
-      for (int column = 0; column < kPanel; ++column)
-        if (const int64_t output = output_of(panel, column); bias && output >= 0)
-          bias_[panel * kPanel + column] = to_float(bias[output]);
+      pack_panel(static_cast<const Weight*>(parts.weight), panel);
+      for (int column = 0; column < kPanel; ++column) {
+        const int64_t output = output_of(panel, column);
+        if (output < 0) continue;
+        if (bias) bias_[panel * kPanel + column] = to_float(bias[output]);
+        if (kIsScaled) scales_[panel * kPanel + column] = parts.scales[output];
+      }
     });
   }
 
@@ -104,8 +113,8 @@ class PackedLinear final : public Linear {
     return column < panel_results() ? result : results_ + result;
   }
 
-  void pack_panel(const Value* weight, int64_t panel) {
-    Value* const values = reinterpret_cast<Value*>(words_ + panel * steps_ * kPanel);
+  void pack_panel(const Weight* weight, int64_t panel) {
+    Weight* const values = reinterpret_cast<Weight*>(words_ + panel * steps_ * kPanel);
     for (int column = 0; column < kPanel; ++column) {
       const int64_t output = output_of(panel, column);
       if (output < 0) continue;
@@ -143,19 +152,48 @@ class PackedLinear final : public Linear {
   void multiply_panel(int64_t panel, Rows<Input> inputs, Range chunk, const Value* residual, Value* out) const {
     alignas(64) float sums[kPieceRows * kPanel];
     const uint32_t* const words = words_ + panel * steps_ * kPanel;
-    const int64_t tiles = round_up(chunk.size(), kTileRows) / kTileRows;
-    const int64_t block = tiles == 1 ? steps_ : kBlockSteps;
-    for (int64_t step = 0; step < steps_; step += block) {
-      for (int64_t index = 0; index < tiles; ++index) {
-        const Range tile = part_of(chunk.size(), tiles, index);
-        const Input* const x = inputs.begin + (chunk.begin + tile.begin) * inputs.stride + step * Panel::kInputs;
-        kMultiply<Panel>[tile.size() - 1](
-            x, inputs.stride, words + step * kPanel, std::min(block, steps_ - step), step > 0, sums + tile.begin * kPanel);
-      }
-    }
+    const Rows<Input> rows{inputs.begin + chunk.begin * inputs.stride, inputs.stride};
+    if (chunk.size() <= kTileRows)
+      multiply_tiles<Panel>(rows, chunk.size(), 0, words, steps_, sums);
+    else
+      multiply_blocks(rows, chunk.size(), words, sums);
     for (int64_t row = 0; row < chunk.size(); ++row) {
       const int64_t begin = (chunk.begin + row) * results_ + panel * panel_results();
       finish(sums + row * kPanel, panel, residual ? residual + begin : nullptr, out + begin);
+    }
+  }
+
+  // Multiplies blocks of a panel that stay in a cache while tiles of rows take their turns.
+  void multiply_blocks(Rows<Input> inputs, int64_t rows, const uint32_t* words, float* sums) const {
+    const int64_t most = kBlockInputs / Panel::kInputs;
+    for (int64_t step = 0; step < steps_; step += most) {
+      const int64_t steps = std::min(most, steps_ - step);
+      const uint32_t* const block = words + step * kPanel;
+      if constexpr (kIsScaled) {
+        if (rows <= kFewTiles * kTileRows) {
+          multiply_tiles<Panel>(inputs, rows, step, block, steps, sums);
+          continue;
+        }
+        using Widened = typename Panel::Widened;
+        constexpr int64_t kRatio = Panel::kInputs / Widened::kInputs;
+        static thread_local std::vector<uint32_t> widened(kBlockInputs / Widened::kInputs * kPanel);
+        Panel::widen(block, steps, widened.data());
+        multiply_tiles<Widened>(inputs, rows, step * kRatio, widened.data(), steps * kRatio, sums);
+      } else {
+        multiply_tiles<Panel>(inputs, rows, step, block, steps, sums);
+      }
+    }
+  }
+
+  // Adds what `steps` steps from `first` on give to the sums [rows][kPanel], which begin with step 0.
+  template <class Multiplied>
+  static void multiply_tiles(Rows<Input> inputs, int64_t rows, int64_t first, const uint32_t* words, int64_t steps,
+                             float* sums) {
+    const int64_t tiles = round_up(rows, kTileRows) / kTileRows;
+    for (int64_t index = 0; index < tiles; ++index) {
+      const Range tile = part_of(rows, tiles, index);
+      const Input* const x = inputs.begin + tile.begin * inputs.stride + first * Multiplied::kInputs;
+      kMultiply<Multiplied>[tile.size() - 1](x, inputs.stride, words, steps, first > 0, sums + tile.begin * kPanel);
     }
   }
 
@@ -163,7 +201,13 @@ class PackedLinear final : public Linear {
   void finish(const float* sums, int64_t panel, const Value* residual, Value* out) const {
     const float* const bias = bias_.data() + panel * kPanel;
     const int64_t count = results_ - panel * panel_results();
-    const Floats first = load(sums) + load(bias), second = load(sums + kLanes) + load(bias + kLanes);
+    Floats first = load(sums), second = load(sums + kLanes);
+    if constexpr (kIsScaled) {
+      first *= load(scales_.data() + panel * kPanel);
+      second *= load(scales_.data() + panel * kPanel + kLanes);
+    }
+    first += load(bias);
+    second += load(bias + kLanes);
     if (gated_) return write(silu(first) * second, count, residual, out);
     write(first, count, residual, out);
     write(second, count - kLanes, residual ? residual + kLanes : nullptr, out + kLanes);
@@ -173,6 +217,7 @@ class PackedLinear final : public Linear {
   const int64_t panels_;
   uint32_t* const words_;
   std::vector<float> bias_;
+  std::vector<float> scales_;
   std::vector<Value> norm_;
 };
 
@@ -180,6 +225,8 @@ class PackedLinear final : public Linear {
 
 std::unique_ptr<Linear> Linear::pack(
     bool is_bfloat16, const LinearParts& parts, WeightMemory& memory, Threads& threads) {
+  if (parts.scales && is_bfloat16) return std::make_unique<PackedLinear<Int8Bfloat16Panel>>(parts, memory, threads);
+  if (parts.scales) return std::make_unique<PackedLinear<Int8AsFloatPanel<float>>>(parts, memory, threads);
   if (is_bfloat16) return std::make_unique<PackedLinear<Bfloat16Panel>>(parts, memory, threads);
   return std::make_unique<PackedLinear<FloatPanel>>(parts, memory, threads);
 }
@@ -193,9 +240,9 @@ extern "C" WeightMemory* roost_weights_new() { return new WeightMemory; }
 extern "C" void roost_weights_free(WeightMemory* memory) { delete memory; }
 
 extern "C" Linear* roost_linear_new(Threads* threads, WeightMemory* memory, int is_bfloat16, const void* weight,
-                                    const void* bias, const void* norm, float eps, int64_t outputs, int64_t inputs,
-                                    int gated) {
-  const LinearParts parts{weight, bias, norm, eps, outputs, inputs, gated != 0};
+                                    const float* scales, const void* bias, const void* norm, float eps, int64_t outputs,
+                                    int64_t inputs, int gated) {
+  const LinearParts parts{weight, scales, bias, norm, eps, outputs, inputs, gated != 0};
   return Linear::pack(is_bfloat16 != 0, parts, *memory, *threads).release();
 }
 

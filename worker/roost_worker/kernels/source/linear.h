@@ -12,6 +12,7 @@ namespace roost {
 // What a product is made of. Tensors are read once, when it is made.
 struct LinearParts {
   const void* weight;   // [outputs, inputs]
+  const float* scales;  // [outputs], what rows of an int8 weight are multiplied by; null: the weight is not int8
   const void* bias;     // [outputs], or null
   const void* norm;     // [inputs], the weight of the norm that x is taken through first, or null
   float eps;            // of that norm
@@ -27,7 +28,7 @@ class Linear {
   virtual ~Linear() = default;
   virtual void run(Threads& threads, const void* x, int64_t rows, const void* residual, void* out) const = 0;
 
-  // Of float, or of bfloat16, tensors.
+  // Of float, or of bfloat16, tensors; the weight may be int8.
   static std::unique_ptr<Linear> pack(bool is_bfloat16, const LinearParts& parts, WeightMemory& memory, Threads& threads);
 
   int64_t results() const { return results_; }
