@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import logging
 import os
+import platform
 import shutil
 import subprocess
 import tempfile
@@ -85,7 +86,10 @@ def _version(compiler: str) -> str:
 
 def _processor() -> str:
     """Return what `-march=native` depends on: the processor's family and features."""
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0].splitlines()
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.exists():  # not Linux
+        return f"{platform.machine()} {platform.processor()}"
+    lines = cpuinfo.read_text(encoding="utf-8").split("\n\n")[0].splitlines()
     names = ("vendor_id", "cpu family", "model", "flags", "Features", "CPU part")
     return "\n".join(line for line in lines if line.split("\t")[0].strip() in names)
 
