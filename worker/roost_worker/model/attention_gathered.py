@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from roost_worker.model.attention import NewTokens
 from roost_worker.model.attention_prefill import MatmulPrefill, PrefillSpan, SdpaPrefill
 from roost_worker.model.batch import BatchTensors, Span, to_device
+from roost_worker.model.heads import Heads, NewTokens
 from roost_worker.model.kv_cache import KvShape, LayerKv
 from roost_worker.model.precision import has_bfloat16_units
+from roost_worker.model.rotary import RotaryTable
 
 SCRATCH_BYTES = {"cpu": 7 << 19, "cuda": 256 << 20}
 """Bytes of the gathered keys of one group of rows; the values take as many again."""
@@ -50,6 +51,7 @@ class DecodeGroup:
 class GatheredMetadata:
     """What all layers share of one batch."""
 
+    batch: BatchTensors
     decode: tuple[DecodeGroup, ...]
     prefill: tuple[tuple[PrefillSpan, Tensor], ...]
     """Each with the blocks to gather, [length / block_tokens] int64."""
@@ -94,7 +96,7 @@ class GatheredAttention:
         )
         prefill = tuple(self._prefill_span(span) for span in batch.prefill)
         self._make_room(max([g.blocks.numel() for g in decode] + [blocks.numel() for _, blocks in prefill], default=0))
-        return GatheredMetadata(decode, prefill)
+        return GatheredMetadata(batch, decode, prefill)
 
     def _make_room(self, blocks: int) -> None:
         size = blocks * self._shape.block_tokens * self._shape.kv_heads * self._shape.head_dim
@@ -123,7 +125,12 @@ class GatheredAttention:
             blocks[: len(span.block_ids)] = span.block_ids
         return prefill, to_device(blocks, self._device)
 
-    def attend(self, new: NewTokens, kv: LayerKv, metadata: GatheredMetadata) -> Tensor:
+    def attend(self, qkv: Tensor, heads: Heads, rotary: RotaryTable, kv: LayerKv, metadata: GatheredMetadata) -> Tensor:
+        new = heads.split(qkv, rotary)
+        kv.write(metadata.batch.kv_blocks, metadata.batch.kv_offsets, new.key, new.value)
+        return self._attend(new, kv, metadata)
+
+    def _attend(self, new: NewTokens, kv: LayerKv, metadata: GatheredMetadata) -> Tensor:
         tokens, heads, head_dim = new.query.shape
         out = new.query.new_empty(tokens, heads * head_dim)
         if metadata.decode:

@@ -38,12 +38,12 @@ class RMSNorm:
     """Root mean square norm (Zhang and Sennrich, 2019) over the last dimension."""
 
     def __init__(self, weights: Weights, name: str, size: int, eps: float) -> None:
-        self._weight = weights.whole(name, (size,))
+        self.weight = weights.whole(name, (size,))
+        self.eps = eps
         self._shape = (size,)
-        self._eps = eps
 
     def __call__(self, x: Tensor) -> Tensor:
-        return functional.rms_norm(x, self._shape, self._weight, self._eps)
+        return functional.rms_norm(x, self._shape, self.weight, self.eps)
 
 
 @dataclass(frozen=True, slots=True)
