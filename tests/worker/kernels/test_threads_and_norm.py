@@ -4,18 +4,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from compiled_kernels import kernels, needs_compiler
 from torch.nn import functional
 
-from roost_worker.convert.store import default_cache_dir
-from roost_worker.kernels.compiler import NoKernelsError, compiled, find_compiler
+from roost_worker.kernels.compiler import NoKernelsError, compiled
 from roost_worker.kernels.library import DTYPES, Kernels
 
-pytestmark = pytest.mark.skipif(find_compiler({"PATH": "/usr/bin:/bin"}) is None, reason="no C++ compiler")
+pytestmark = needs_compiler
 
 
-@pytest.fixture(scope="module", params=(1, 2, 5))
-def kernels(request: pytest.FixtureRequest) -> Kernels:
-    return Kernels(compiled(default_cache_dir() / "kernels"), request.param)
+@pytest.fixture(scope="module", name="kernels", params=(1, 2, 5))
+def _kernels(request: pytest.FixtureRequest) -> Kernels:
+    return kernels(request.param)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

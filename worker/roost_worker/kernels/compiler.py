@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -17,7 +17,7 @@ LOG = logging.getLogger(__name__)
 
 SOURCES = Path(__file__).with_name("source")
 COMPILERS = ("c++", "g++", "clang++")
-FLAGS = ("-std=c++20", "-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fPIC", "-shared", "-pthread")
+FLAGS = ("-std=c++20", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fPIC", "-shared", "-pthread")
 SECONDS = 120
 """Longest that a compiler may take."""
 
@@ -26,17 +26,22 @@ class NoKernelsError(Exception):
     """There are no compiled kernels on this machine; the message says why."""
 
 
-def compiled(cache_dir: Path, environment: Mapping[str, str] = os.environ) -> Path:
-    """Return the library for this machine, compiling it into `cache_dir` unless that was done before.
+def compiled(cache_dir: Path, environment: Mapping[str, str] = os.environ, *, architecture: str = "native") -> Path:
+    """Return the library, compiling it into `cache_dir` unless that was done before.
 
-    The compiler is `$CXX`, or the first of `COMPILERS` on the path. Raise NoKernelsError.
+    Args:
+        environment: the compiler is its `$CXX`, or the first of `COMPILERS` on its path.
+        architecture: processors that it is for, as the compiler names them.
+    Raises:
+        NoKernelsError: there is no compiler, or it fails.
     """
     compiler = find_compiler(environment)
     if compiler is None:
         raise NoKernelsError(f"no C++ compiler: install one of {', '.join(COMPILERS)}, or name it in $CXX")
-    library = cache_dir / f"{_key(compiler)}.so"
+    command = (compiler, f"-march={architecture}", *FLAGS)
+    library = cache_dir / f"{_key(command)}.so"
     if not library.exists():
-        _compile(compiler, library)
+        _compile(command, library)
     return library
 
 
@@ -47,12 +52,12 @@ def find_compiler(environment: Mapping[str, str]) -> str | None:
     return next(filter(None, (shutil.which(name, path=path) for name in ([named] if named else COMPILERS))), None)
 
 
-def _key(compiler: str) -> str:
+def _key(command: Sequence[str]) -> str:
     """Return a hash of all that the library depends on."""
     digest = hashlib.sha256()
     for source in sorted(SOURCES.iterdir()):
         digest.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
-    digest.update("\0".join((*FLAGS, _version(compiler), _processor())).encode())
+    digest.update("\0".join((*command, _version(command[0]), _processor())).encode())
     return digest.hexdigest()[:16]
 
 
@@ -72,7 +77,7 @@ def _processor() -> str:
     return "\n".join(line for line in lines if line.split("\t")[0].strip() in names)
 
 
-def _compile(compiler: str, library: Path) -> None:
+def _compile(command: Sequence[str], library: Path) -> None:
     """Compile to a file of our own first: processes that start together each write one, and the last one stays."""
     library.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=library.parent, prefix=".compile-") as folder:
@@ -80,11 +85,9 @@ def _compile(compiler: str, library: Path) -> None:
         units = sorted(map(str, SOURCES.glob("*.cpp")))
         LOG.info("compiling the kernels of this machine's processor")
         try:
-            run = subprocess.run(
-                [compiler, *FLAGS, *units, "-o", output], capture_output=True, text=True, timeout=SECONDS
-            )
+            run = subprocess.run([*command, *units, "-o", output], capture_output=True, text=True, timeout=SECONDS)
         except (OSError, subprocess.SubprocessError) as error:
-            raise NoKernelsError(f"the compiler {compiler} did not compile the kernels: {error}") from error
+            raise NoKernelsError(f"the compiler {command[0]} did not compile the kernels: {error}") from error
         if run.returncode != 0:
-            raise NoKernelsError(f"the compiler {compiler} did not compile the kernels: {run.stderr.strip()[-2000:]}")
+            raise NoKernelsError(f"the compiler {command[0]} did not compile the kernels: {run.stderr.strip()[-2000:]}")
         output.rename(library)

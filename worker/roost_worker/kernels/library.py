@@ -2,9 +2,11 @@
 
 import ctypes
 import weakref
+from collections.abc import Callable
 from ctypes import POINTER, byref, c_float, c_int, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,25 +18,27 @@ DTYPES = (torch.float32, torch.bfloat16)
 
 
 class Kernels:
-    """The kernels, and the threads that share their work. Used by one thread at a time."""
+    """The kernels, the threads that share their work, and memory for weights. Used by one thread at a time."""
 
     def __init__(self, library: Path, threads: int) -> None:
         self._library = _open(library)
         self._threads = self._library.roost_threads_new(threads)
-        weakref.finalize(self, self._library.roost_threads_free, self._threads)
+        self._weights = self._library.roost_weights_new()
+        _free_with(self, self._library.roost_threads_free, self._threads)
+        _free_with(self, self._library.roost_weights_free, self._weights)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """Return the root mean square norm (Zhang and Sennrich, 2019) of `x` [rows, size], with `weight` [size]."""
         out = torch.empty_like(x)
         self._library.roost_rms_norm(
-            self._threads, x.dtype == torch.bfloat16, x.data_ptr(), weight.data_ptr(), *x.shape, eps, out.data_ptr()
+            self._threads, _is_bfloat16(x), x.data_ptr(), weight.data_ptr(), *x.shape, eps, out.data_ptr()
         )
         return out
 
     def write_heads(self, projected: Projected, kv: PagedKv, query: Tensor) -> None:
         """Norm, rotate and scale a batch's queries, into `query` [tokens, heads, head_dim]; write its keys and values."""
         self._library.roost_write_heads(
-            self._threads, query.dtype == torch.bfloat16, byref(projected), byref(kv), query.data_ptr()
+            self._threads, _is_bfloat16(query), byref(projected), byref(kv), query.data_ptr()
         )
 
     def attend(self, query: Tensor, kv: PagedKv, spans: "np.ndarray", tables: "np.ndarray") -> Tensor:
@@ -48,7 +52,7 @@ class Kernels:
         out = query.new_empty(tokens, heads * head_dim)
         self._library.roost_attend(
             self._threads,
-            query.dtype == torch.bfloat16,
+            _is_bfloat16(query),
             query.data_ptr(),
             byref(kv),
             heads,
@@ -58,6 +62,76 @@ class Kernels:
             out.data_ptr(),
         )
         return out
+
+    def pack(
+        self,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        *,
+        norm: Tensor | None = None,
+        eps: float = 0.0,
+        gated: bool = False,
+    ) -> "PackedLinear":
+        """Copy a weight [outputs, inputs] into the layout of `source/panel.h`, and return the product with it.
+
+        Args:
+            weight: float32 or bfloat16, as all tensors of the product must be.
+            bias: [outputs], or None.
+            norm: [inputs], the weight of the root mean square norm that x is taken through first, or None.
+            eps: that norm's.
+            gated: the outputs are gates and then as many values; results are silu(gate) * value (Shazeer, 2020).
+        """
+        weight = weight.contiguous()
+        handle = self._library.roost_linear_new(
+            self._threads,
+            self._weights,
+            _is_bfloat16(weight),
+            weight.data_ptr(),
+            _address(bias),
+            _address(norm),
+            eps,
+            *weight.shape,
+            gated,
+        )
+        product = PackedLinear(self, self._library, self._threads, handle, weight.shape[0] // (2 if gated else 1))
+        _free_with(product, self._library.roost_linear_free, handle)
+        return product
+
+
+class PackedLinear:
+    """x [rows, inputs] -> gated(norm(x) @ weight.T + bias) + residual, [rows, results]; see `Kernels.pack`.
+
+    Sums are taken in float, in the order of the inputs, and a result is rounded once. So a row has the same bits whatever
+    rows it is computed with, on however many threads.
+    """
+
+    def __init__(self, kernels: Kernels, library: Any, threads: int, handle: int, results: int) -> None:
+        self._kernels = kernels  # which keeps the threads and the weight
+        self._run = library.roost_linear
+        self._threads = threads
+        self._handle = handle
+        self._results = results
+
+    def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Both tensors must be contiguous."""
+        rows = x.shape[0]
+        out = x.new_empty(rows, self._results)
+        self._run(self._threads, self._handle, x.data_ptr(), rows, _address(residual), out.data_ptr())
+        return out
+
+
+def _is_bfloat16(tensor: Tensor) -> bool:
+    assert tensor.dtype in DTYPES, tensor.dtype
+    return tensor.dtype == torch.bfloat16
+
+
+def _address(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def _free_with(owner: object, free: Callable[[int], None], handle: int) -> None:
+    """Free what `handle` refers to when `owner` goes, but not at the end of the process, when threads may use it yet."""
+    weakref.finalize(owner, free, handle).atexit = False
 
 
 @cache
@@ -72,6 +146,14 @@ def _open(path: Path) -> ctypes.CDLL:
 _FUNCTIONS = {
     "roost_threads_new": (c_void_p, [c_int]),
     "roost_threads_free": (None, [c_void_p]),
+    "roost_weights_new": (c_void_p, []),
+    "roost_weights_free": (None, [c_void_p]),
+    "roost_linear_new": (
+        c_void_p,
+        [c_void_p, c_void_p, c_int, c_void_p, c_void_p, c_void_p, c_float, c_int64, c_int64, c_int],
+    ),
+    "roost_linear_free": (None, [c_void_p]),
+    "roost_linear": (None, [c_void_p, c_void_p, c_void_p, c_int64, c_void_p, c_void_p]),
     "roost_rms_norm": (None, [c_void_p, c_int, c_void_p, c_void_p, c_int64, c_int64, c_float, c_void_p]),
     "roost_write_heads": (None, [c_void_p, c_int, POINTER(Projected), POINTER(PagedKv), c_void_p]),
     "roost_attend": (

@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "attention.h"
+#include "linear.h"
 #include "paged_kv.h"
 #include "rotary.h"
 #include "threads.h"
@@ -20,6 +21,19 @@ void roost_threads_free(roost::Threads* threads);
 // Root mean square norm (Zhang and Sennrich, 2019) of x [rows, size] with weight [size], into out [rows, size].
 void roost_rms_norm(roost::Threads* threads, int is_bfloat16, const void* x, const void* weight, int64_t rows,
                     int64_t size, float eps, void* out);
+
+// Memory for the weights of products; it must outlive them.
+roost::WeightMemory* roost_weights_new();
+void roost_weights_free(roost::WeightMemory* memory);
+
+// A product as `linear.h` describes it, with its weight packed into `memory`. `bias` and `norm` may be null.
+roost::Linear* roost_linear_new(roost::Threads* threads, roost::WeightMemory* memory, int is_bfloat16, const void* weight,
+                                const void* bias, const void* norm, float eps, int64_t outputs, int64_t inputs, int gated);
+void roost_linear_free(roost::Linear* linear);
+
+// x [rows, inputs] -> out [rows, results], plus `residual` [rows, results] unless it is null.
+void roost_linear(roost::Threads* threads, const roost::Linear* linear, const void* x, int64_t rows, const void* residual,
+                  void* out);
 
 // Norms, rotates and scales a batch's queries, into query [tokens, heads, head_dim], and writes its keys, treated alike
 // but for the scale, and values into kv. Blocks and places differ from token to token.

@@ -1,0 +1,21 @@
+"""The engine's kernels for tests, compiled once per machine into the model store's folder."""
+
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from roost_worker.convert.store import default_cache_dir
+from roost_worker.kernels.compiler import compiled, find_compiler
+from roost_worker.kernels.library import Kernels
+
+needs_compiler = pytest.mark.skipif(find_compiler({"PATH": "/usr/bin:/bin"}) is None, reason="no C++ compiler")
+
+
+@cache
+def library(architecture: str = "native") -> Path:
+    return compiled(default_cache_dir() / "kernels", architecture=architecture)
+
+
+def kernels(threads: int, architecture: str = "native") -> Kernels:
+    return Kernels(library(architecture), threads)

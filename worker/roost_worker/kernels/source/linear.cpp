@@ -1,0 +1,207 @@
+#include "linear.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "kernels.h"
+#include "norm.h"
+#include "panel.h"
+
+namespace roost {
+namespace {
+
+// Rows of a piece: sums of one panel for so many rows are kept on the stack.
+constexpr int64_t kPieceRows = 8 * kTileRows;
+// Steps of a panel that several tiles of rows are multiplied with in turn: 128 KiB, which stay in the second cache.
+constexpr int64_t kBlockSteps = 1024;
+// Words that a piece multiplies with, counted once for each tile of rows: some microseconds.
+constexpr int64_t kPieceWords = 16384;
+
+static_assert(kPanel == 2 * kLanes, "a gated panel holds as many gates as a vector has lanes, and as many values");
+
+struct Range {
+  int64_t begin;
+  int64_t end;
+
+  int64_t size() const { return end - begin; }
+};
+
+// The part `index` of `total` things in `parts` parts that are as large as each other, or larger by one.
+Range part_of(int64_t total, int64_t parts, int64_t index) {
+  return {total * index / parts, total * (index + 1) / parts};
+}
+
+int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
+
+template <class Value>
+struct Rows {
+  const Value* begin;
+  int64_t stride;
+};
+
+template <class Value>
+void convert(Value from, Value* to) {
+  *to = from;
+}
+
+[[maybe_unused]] void convert(Bfloat16 from, float* to) { *to = to_float(from); }
+
+Floats silu(Floats x) { return x / (1 + exp(-x)); }
+
+template <class Value>
+void write(Floats values, int64_t count, const Value* residual, Value* out) {
+  if (count >= kLanes) {
+    store(out, residual ? values + load(residual) : values);
+    return;
+  }
+  for (int64_t i = 0; i < count; ++i) from_float(out + i, residual ? values[i] + to_float(residual[i]) : values[i]);
+}
+
+template <class Panel>
+class PackedLinear final : public Linear {
+  using Value = typename Panel::Value;
+  using Input = typename Panel::Input;
+
+ public:
+  PackedLinear(const LinearParts& parts, WeightMemory& memory, Threads& threads)
+      : Linear(parts),
+        steps_(round_up(inputs_, Panel::kInputs) / Panel::kInputs),
+        panels_(round_up(results_, panel_results()) / panel_results()),
+        words_(static_cast<uint32_t*>(memory.take(panels_ * steps_ * kPanel * sizeof(uint32_t)))),
+        bias_(panels_ * kPanel) {
+    if (parts.norm) norm_.assign(static_cast<const Value*>(parts.norm), static_cast<const Value*>(parts.norm) + inputs_);
+    const Value* const bias = static_cast<const Value*>(parts.bias);
+    threads.run(panels_, [&](int64_t panel) {
+      pack_panel(static_cast<const Value*>(parts.weight), panel);
+      for (int column = 0; column < kPanel; ++column)
+        if (const int64_t output = output_of(panel, column); bias && output >= 0)
+          bias_[panel * kPanel + column] = to_float(bias[output]);
+    });
+  }
+
+  void run(Threads& threads, const void* x, int64_t rows, const void* residual, void* out) const override {
+    if (rows == 0) return;
+    const Rows<Input> inputs = prepare(threads, static_cast<const Value*>(x), rows);
+    const int64_t chunks = round_up(rows, kPieceRows) / kPieceRows;
+    const int64_t tiles = round_up(round_up(rows, chunks) / chunks, kTileRows) / kTileRows;
+    const int64_t pieces = round_up(panels_ * steps_ * kPanel * tiles, kPieceWords) / kPieceWords;
+    const int64_t groups = std::min(panels_, round_up(pieces, threads.count()));
+    threads.run(groups * chunks, [&](int64_t piece) {
+      const Range panels = part_of(panels_, groups, piece / chunks);
+      const Range chunk = part_of(rows, chunks, piece % chunks);
+      for (int64_t panel = panels.begin; panel < panels.end; ++panel)
+        multiply_panel(panel, inputs, chunk, static_cast<const Value*>(residual), static_cast<Value*>(out));
+    });
+  }
+
+ private:
+  int64_t panel_results() const { return gated_ ? kLanes : kPanel; }
+
+  // The row of the weight that a panel's column holds, or -1.
+  int64_t output_of(int64_t panel, int column) const {
+    const int64_t result = panel * panel_results() + column % panel_results();
+    if (result >= results_) return -1;
+    return column < panel_results() ? result : results_ + result;
+  }
+
+  void pack_panel(const Value* weight, int64_t panel) {
+    Value* const values = reinterpret_cast<Value*>(words_ + panel * steps_ * kPanel);
+    for (int column = 0; column < kPanel; ++column) {
+      const int64_t output = output_of(panel, column);
+      if (output < 0) continue;
+      for (int64_t input = 0; input < inputs_; ++input)
+        values[(input / Panel::kInputs * kPanel + column) * Panel::kInputs + input % Panel::kInputs] =
+            weight[output * inputs_ + input];
+    }
+  }
+
+  // The rows as panels multiply them: after the norm, with an even number of inputs, as floats where panels want floats.
+  Rows<Input> prepare(Threads& threads, const Value* x, int64_t rows) const {
+    static thread_local std::vector<Value> normed_rows;
+    static thread_local std::vector<Input> padded_rows;
+    if (!norm_.empty()) {
+      normed_rows.resize(rows * inputs_);
+      Value* const normed = normed_rows.data();
+      const Value* const before = x;
+      threads.run(rows, [&](int64_t row) {
+        norm_row(before + row * inputs_, norm_.data(), inputs_, eps_, normed + row * inputs_);
+      });
+      x = normed;
+    }
+    const int64_t stride = steps_ * Panel::kInputs;
+    if constexpr (std::is_same_v<Value, Input>)
+      if (stride == inputs_) return {x, stride};
+    padded_rows.resize(rows * stride);
+    Input* const padded = padded_rows.data();
+    threads.run(rows, [&](int64_t row) {
+      for (int64_t i = 0; i < inputs_; ++i) convert(x[row * inputs_ + i], padded + row * stride + i);
+      for (int64_t i = inputs_; i < stride; ++i) padded[row * stride + i] = Input{};
+    });
+    return {padded, stride};
+  }
+
+  void multiply_panel(int64_t panel, Rows<Input> inputs, Range chunk, const Value* residual, Value* out) const {
+    alignas(64) float sums[kPieceRows * kPanel];
+    const uint32_t* const words = words_ + panel * steps_ * kPanel;
+    const int64_t tiles = round_up(chunk.size(), kTileRows) / kTileRows;
+    const int64_t block = tiles == 1 ? steps_ : kBlockSteps;
+    for (int64_t step = 0; step < steps_; step += block) {
+      for (int64_t index = 0; index < tiles; ++index) {
+        const Range tile = part_of(chunk.size(), tiles, index);
+        const Input* const x = inputs.begin + (chunk.begin + tile.begin) * inputs.stride + step * Panel::kInputs;
+        kMultiply<Panel>[tile.size() - 1](
+            x, inputs.stride, words + step * kPanel, std::min(block, steps_ - step), step > 0, sums + tile.begin * kPanel);
+      }
+    }
+    for (int64_t row = 0; row < chunk.size(); ++row) {
+      const int64_t begin = (chunk.begin + row) * results_ + panel * panel_results();
+      finish(sums + row * kPanel, panel, residual ? residual + begin : nullptr, out + begin);
+    }
+  }
+
+  // Writes a row's results of one panel from its sums.
+  void finish(const float* sums, int64_t panel, const Value* residual, Value* out) const {
+    const float* const bias = bias_.data() + panel * kPanel;
+    const int64_t count = results_ - panel * panel_results();
+    const Floats first = load(sums) + load(bias), second = load(sums + kLanes) + load(bias + kLanes);
+    if (gated_) return write(silu(first) * second, count, residual, out);
+    write(first, count, residual, out);
+    write(second, count - kLanes, residual ? residual + kLanes : nullptr, out + kLanes);
+  }
+
+  const int64_t steps_;
+  const int64_t panels_;
+  uint32_t* const words_;
+  std::vector<float> bias_;
+  std::vector<Value> norm_;
+};
+
+}  // namespace
+
+std::unique_ptr<Linear> Linear::pack(
+    bool is_bfloat16, const LinearParts& parts, WeightMemory& memory, Threads& threads) {
+  if (is_bfloat16) return std::make_unique<PackedLinear<Bfloat16Panel>>(parts, memory, threads);
+  return std::make_unique<PackedLinear<FloatPanel>>(parts, memory, threads);
+}
+
+}  // namespace roost
+
+using namespace roost;
+
+extern "C" WeightMemory* roost_weights_new() { return new WeightMemory; }
+
+extern "C" void roost_weights_free(WeightMemory* memory) { delete memory; }
+
+extern "C" Linear* roost_linear_new(Threads* threads, WeightMemory* memory, int is_bfloat16, const void* weight,
+                                    const void* bias, const void* norm, float eps, int64_t outputs, int64_t inputs,
+                                    int gated) {
+  const LinearParts parts{weight, bias, norm, eps, outputs, inputs, gated != 0};
+  return Linear::pack(is_bfloat16 != 0, parts, *memory, *threads).release();
+}
+
+extern "C" void roost_linear_free(Linear* linear) { delete linear; }
+
+extern "C" void roost_linear(
+    Threads* threads, const Linear* linear, const void* x, int64_t rows, const void* residual, void* out) {
+  linear->run(*threads, x, rows, residual, out);
+}
