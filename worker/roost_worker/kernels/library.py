@@ -36,7 +36,7 @@ class Kernels:
         return out
 
     def write_heads(self, projected: Projected, kv: PagedKv, query: Tensor) -> None:
-        """Norm, rotate and scale a batch's queries, into `query` [tokens, heads, head_dim]; write its keys and values."""
+        """Norm, rotate and scale queries, into `query` [tokens, heads, head_dim], and write keys and values to `kv`."""
         self._library.roost_write_heads(
             self._threads, _is_bfloat16(query), byref(projected), byref(kv), query.data_ptr()
         )

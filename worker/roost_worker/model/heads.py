@@ -30,7 +30,7 @@ class Heads:
     rotates: bool
 
     def split(self, qkv: Tensor, rotary: RotaryTable) -> NewTokens:
-        """Norm and rotate the queries and keys of `qkv` [tokens, (heads + 2 kv_heads) * head_dim]; scale the queries."""
+        """Norm and rotate queries and keys of `qkv` [tokens, (heads + 2 kv_heads) * head_dim]; scale the queries."""
         heads, kv_heads = self.share.heads, self.share.kv_heads
         rows = qkv.view(qkv.shape[0], heads + 2 * kv_heads, self.head_dim)
         query_key, value = torch.split(rows, [heads + kv_heads, kv_heads], dim=1)

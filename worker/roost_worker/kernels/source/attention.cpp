@@ -9,10 +9,10 @@
 namespace roost {
 namespace {
 
-// Query rows that one thread takes at a time against the same keys: enough that keys are read from its own cache.
+// Query rows that a thread takes against the same keys: enough to read most of them from its own cache.
 constexpr int64_t kPieceRows = 8 * kTileRows;
-// Segments of a single tile, below which threads are not worth waking.
-constexpr int64_t kFewSegments = 4;
+// Work in segments of a tile, some microseconds each, below which threads are not worth waking.
+constexpr int64_t kLittleWork = 8;
 // Pieces for each thread, so that all end at about the same time.
 constexpr int64_t kPiecesPerThread = 4;
 
@@ -30,12 +30,13 @@ struct Piece {
   std::atomic<int64_t>* unfinished;
 };
 
-// A thread's working memory, kept from call to call.
-float* scratch(int64_t floats) {
-  static thread_local std::vector<float> memory;
+float* room_for(int64_t floats, std::vector<float>& memory) {
   if (static_cast<int64_t>(memory.size()) < floats) memory.resize(floats);
   return memory.data();
 }
+
+// Memory of this thread, kept from call to call.
+thread_local std::vector<float> piece_memory, parts_memory;
 
 template <class Format>
 class Attention {
@@ -47,63 +48,65 @@ class Attention {
 
   void run(Threads* threads, const Span* spans, int64_t count) {
     plan(spans, count, threads->count());
-    if (work_ < kFewSegments)
+    if (work_ < kLittleWork)
       for (const Piece& piece : pieces_) attend(piece);
     else
       threads->run(pieces_.size(), [this](int64_t piece) { attend(pieces_[piece]); });
   }
 
  private:
+  // Divides rows by sequences, KV heads and the size of a piece.
   void plan(const Span* spans, int64_t count, int threads) {
     for (int64_t i = 0; i < count; ++i)
       for (int64_t head = 0; head < kv_.kv_heads; ++head)
         for (int64_t row = 0; row < spans[i].tokens * group_; row += kPieceRows) {
           const int64_t rows = std::min(kPieceRows, spans[i].tokens * group_ - row);
-          const int64_t segments = segments_of(position(spans[i], row + rows - 1) + 1);
-          pieces_.push_back({&spans[i], head, row, rows, 0, segments, nullptr, nullptr});
-          work_ += segments * tiles_of(rows);
+          Piece piece{&spans[i], head, row, rows, 0, 0, nullptr, nullptr};
+          piece.last = segments_of(piece);
+          pieces_.push_back(piece);
+          work_ += piece.last * tiles_of(rows);
         }
-    if (threads > 1) split(work_ / (threads * kPiecesPerThread));
+    if (threads > 1 && work_ >= kLittleWork) split(work_ / (threads * kPiecesPerThread));
   }
 
-  // Divides pieces with more than `most` segments of tiles. Results stay the same bits.
+  // Divides pieces with more work than `most`. Results stay the same bits.
   void split(int64_t most) {
-    std::vector<Piece> parts;
-    int64_t floats = 0, shared = 0;
     const auto run_of = [&](const Piece& piece) { return std::max<int64_t>(1, most / tiles_of(piece.rows)); };
+    int64_t floats = 0, shared = 0;
     for (const Piece& piece : pieces_)
       if (piece.last > run_of(piece)) {
         floats += piece.last * piece.rows * row_floats_;
         ++shared;
       }
     if (shared == 0) return;
-    static thread_local std::vector<float> memory;
-    if (static_cast<int64_t>(memory.size()) < floats) memory.resize(floats);
+    float* parts = room_for(floats, parts_memory);
     unfinished_ = std::make_unique<std::atomic<int64_t>[]>(shared);
-    float* next = memory.data();
     std::atomic<int64_t>* unfinished = unfinished_.get();
+    std::vector<Piece> pieces;
     for (Piece piece : pieces_) {
       const int64_t run = run_of(piece), segments = piece.last;
       if (segments > run) {
-        piece.parts = next;
+        piece.parts = parts;
         piece.unfinished = unfinished++;
         piece.unfinished->store((segments + run - 1) / run, std::memory_order_relaxed);
-        next += segments * piece.rows * row_floats_;
+        parts += segments * piece.rows * row_floats_;
       }
       for (piece.first = 0; piece.first < segments; piece.first += run) {
         piece.last = std::min(segments, piece.first + run);
-        parts.push_back(piece);
+        pieces.push_back(piece);
       }
     }
-    pieces_ = std::move(parts);
+    pieces_ = std::move(pieces);
   }
 
   void attend(const Piece& piece) const {
     const int64_t words = kv_.head_dim / Format::kPerWord;
-    float* rows = scratch((piece.rows + kTileRows) * row_floats_ + kTileRows * kSegment + piece.rows * words);
+    float* rows = room_for((piece.rows + kTileRows) * row_floats_ + kTileRows * kSegment + piece.rows * words,
+                           piece_memory);
     float* tile = rows + piece.rows * row_floats_;
     float* scores = tile + kTileRows * row_floats_;
     auto* queries = reinterpret_cast<uint32_t*>(scores + kTileRows * kSegment);
+    // Tiles are of about the same height.
     const int64_t height = (piece.rows + tiles_of(piece.rows) - 1) / tiles_of(piece.rows);
     pack_queries(piece, height, queries);
     for (int64_t row = 0; row < piece.rows; ++row) row_of(rows, row).clear();
@@ -114,14 +117,17 @@ class Attention {
         attend_tile(piece, row, count, segment, queries + row * words, scores, into);
         for (int64_t i = 0; i < count && !piece.parts; ++i) merge(row_of(rows, row + i), row_of(into, i), scale_);
       }
-    if (piece.parts) {
-      if (piece.unfinished->fetch_sub(1, std::memory_order_acq_rel) != 1) return;
-      const int64_t segments = segments_of(position(*piece.span, piece.row + piece.rows - 1) + 1);
-      for (int64_t segment = 0; segment < segments; ++segment)
-        for (int64_t row = 0; row < piece.rows; ++row)
-          merge(row_of(rows, row), row_of(piece.parts, segment * piece.rows + row), scale_);
-    }
+    if (piece.parts && !merge_parts(piece, rows)) return;
     for (int64_t row = 0; row < piece.rows; ++row) finish(row_of(rows, row), out_ + place(piece, row));
+  }
+
+  // Merges all parts of the rows, if this piece is the last one that shares them.
+  bool merge_parts(const Piece& piece, float* rows) const {
+    if (piece.unfinished->fetch_sub(1, std::memory_order_acq_rel) != 1) return false;
+    for (int64_t segment = 0; segment < segments_of(piece); ++segment)
+      for (int64_t row = 0; row < piece.rows; ++row)
+        merge(row_of(rows, row), row_of(piece.parts, segment * piece.rows + row), scale_);
+    return true;
   }
 
   // What one segment gives to `count` rows of a piece.
@@ -185,7 +191,10 @@ class Attention {
 
   int64_t position(const Span& span, int64_t row) const { return span.start + row / group_; }
   Row row_of(float* rows, int64_t row) const { return Row(rows + row * row_floats_, kv_.head_dim); }
-  static int64_t segments_of(int64_t keys) { return (keys + kSegment - 1) / kSegment; }
+  // Up to the position of the last row.
+  int64_t segments_of(const Piece& piece) const {
+    return position(*piece.span, piece.row + piece.rows - 1) / kSegment + 1;
+  }
   static int64_t tiles_of(int64_t rows) { return (rows + kTileRows - 1) / kTileRows; }
 
   const Value* query_;
@@ -198,7 +207,7 @@ class Attention {
   const float scale_ = static_cast<float>(M_LOG2E / std::sqrt(static_cast<double>(kv_.head_dim)));
   std::vector<Piece> pieces_;
   std::unique_ptr<std::atomic<int64_t>[]> unfinished_;
-  // Segments of all tiles.
+  // Segments of tiles, over all pieces.
   int64_t work_ = 0;
 };
 
