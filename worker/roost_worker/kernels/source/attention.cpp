@@ -1,4 +1,4 @@
-// Attention of a mixed batch over paged KV: how its work is divided among threads. The arithmetic is attention_tile.h's.
+// Attention of a mixed batch over paged KV: how its work is divided among threads. attention_tile.h has the arithmetic.
 #include <atomic>
 #include <memory>
 #include <vector>
@@ -16,8 +16,8 @@ constexpr int64_t kLittleWork = 8;
 // Pieces for each thread, so that all end at about the same time.
 constexpr int64_t kPiecesPerThread = 4;
 
-// Query rows of one sequence and KV head that attend to segments first .. last. A row is one query head of the KV head's
-// group, at one token; rows go by tokens, then by heads.
+// Query rows of one sequence and KV head that attend to segments first .. last. A row is one query head of the KV
+// head's group, at one token; rows go by tokens, then by heads.
 struct Piece {
   const Span* span;
   int64_t kv_head;

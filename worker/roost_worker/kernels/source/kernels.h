@@ -40,9 +40,9 @@ void roost_linear(roost::Threads* threads, const roost::Linear* linear, const vo
 void roost_write_heads(roost::Threads* threads, int is_bfloat16, const roost::Projected* projected,
                        const roost::PagedKv* kv, void* query);
 
-// Causal grouped-query attention of query [tokens, heads, head_dim] over kv, into out [tokens, heads, head_dim]. `spans`
-// [count] cover all tokens; `tables` holds the ids of each sequence's blocks, for as many tokens as it has with the span.
-// A token's output depends on its own query and on its sequence's keys and values up to its position only, bit for bit.
+// Causal grouped-query attention of query [tokens, heads, head_dim] over kv, into out [tokens, heads, head_dim].
+// `spans` [count] cover all tokens; `tables` holds the ids of each sequence's blocks, up to the last token of its span.
+// A token's output depends on its query and on its sequence's keys and values up to its position only, bit for bit.
 void roost_attend(roost::Threads* threads, int is_bfloat16, const void* query, const roost::PagedKv* kv, int64_t heads,
                   const roost::Span* spans, int64_t count, const int64_t* tables, void* out);
 
