@@ -14,7 +14,8 @@ from roost_worker.model.attention import AttentionBackend
 from roost_worker.model.batch import build_batch
 from roost_worker.model.heads import Heads
 from roost_worker.model.kv_cache import KvShape, PagedKvCache
-from roost_worker.model.layers import HeadShare, RMSNorm
+from roost_worker.model.layers import HeadShare
+from roost_worker.model.norm import RMSNorm
 from roost_worker.model.rotary import RotaryTable
 
 CPU = torch.device("cpu")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from roost_worker.convert.store import default_cache_dir
+from roost_worker.cache import default_cache_dir
 from roost_worker.kernels.compiler import compiled, find_compiler
 from roost_worker.kernels.library import Kernels
 

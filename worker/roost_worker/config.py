@@ -9,6 +9,7 @@ from roost_worker.engine.policies import DEFAULT_POLICY, POLICIES
 BLOCK_TOKENS = (16, 32, 64, 128)
 DTYPES = ("bfloat16", "float32", "float64")
 Dtype = Literal["bfloat16", "float32", "float64"]
+KERNELS = ("auto", "torch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,13 @@ class EngineConfig:
     max_draft_tokens: int = 16
     """Most tokens that are guessed at once from the context of a sequence whose request allows it; 0 guesses none."""
 
+    kernels: Literal["auto", "torch"] = "auto"
+    """What computes the model on CPUs: `auto` kernels that are compiled for the machine, where there is a compiler;
+    `torch` torch's operators."""
+
     def __post_init__(self) -> None:
+        if self.kernels not in KERNELS:
+            raise ValueError(f"engine.kernels: {self.kernels!r} is unknown; use one of {', '.join(KERNELS)}")
         if self.max_running < 1:
             raise ValueError(f"engine.maxRunning: {self.max_running} must be at least 1")
         if self.step_goal_seconds < 0:

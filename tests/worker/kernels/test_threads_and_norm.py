@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from compiled_kernels import kernels, needs_compiler
 from torch.nn import functional
 
+from compiled_kernels import kernels, needs_compiler
 from roost_worker.kernels.compiler import NoKernelsError, compiled
 from roost_worker.kernels.library import DTYPES, Kernels
 

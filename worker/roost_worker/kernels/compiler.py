@@ -3,13 +3,15 @@
 The sources use no header of torch, Python or OpenMP, so that a compiler is all they need and takes some seconds.
 """
 
+import fcntl
 import hashlib
 import logging
 import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -41,7 +43,14 @@ def compiled(cache_dir: Path, environment: Mapping[str, str] = os.environ, *, ar
     command = (compiler, f"-march={architecture}", *FLAGS)
     library = cache_dir / f"{_key(command)}.so"
     if not library.exists():
-        _compile(command, library)
+        try:
+            with _lock(cache_dir):
+                if not library.exists():
+                    _compile(command, library)
+        except OSError as error:
+            raise NoKernelsError(
+                f"{cache_dir} cannot be written: {error}; name another folder in $ROOST_CACHE"
+            ) from error
     return library
 
 
@@ -77,13 +86,21 @@ def _processor() -> str:
     return "\n".join(line for line in lines if line.split("\t")[0].strip() in names)
 
 
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """One process compiles; those that start with it, as the ranks of a group do, wait for its library."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def _compile(command: Sequence[str], library: Path) -> None:
-    """Compile to a file of our own first: processes that start together each write one, and the last one stays."""
-    library.parent.mkdir(parents=True, exist_ok=True)
+    """Compile into a folder beside the library first: a process that is killed leaves no part of it."""
     with tempfile.TemporaryDirectory(dir=library.parent, prefix=".compile-") as folder:
         output = Path(folder, library.name)
         units = sorted(map(str, SOURCES.glob("*.cpp")))
-        LOG.info("compiling the kernels of this machine's processor")
+        LOG.info("compiling the kernels for this machine's processor")
         try:
             run = subprocess.run([*command, *units, "-o", output], capture_output=True, text=True, timeout=SECONDS)
         except (OSError, subprocess.SubprocessError) as error:

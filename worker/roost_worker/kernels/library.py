@@ -3,7 +3,7 @@
 import ctypes
 import weakref
 from collections.abc import Callable
-from ctypes import POINTER, byref, c_float, c_int, c_int64, c_void_p
+from ctypes import POINTER, byref, c_char_p, c_float, c_int, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ class Kernels:
         self._library = _open(library)
         self._threads = self._library.roost_threads_new(threads)
         self._weights = self._library.roost_weights_new()
+        self.units: str = self._library.roost_units().decode()
+        """What of the processor they use."""
         _free_with(self, self._library.roost_threads_free, self._threads)
         _free_with(self, self._library.roost_weights_free, self._weights)
 
@@ -101,8 +103,8 @@ class Kernels:
 class PackedLinear:
     """x [rows, inputs] -> gated(norm(x) @ weight.T + bias) + residual, [rows, results]; see `Kernels.pack`.
 
-    Sums are taken in float, in the order of the inputs, and a result is rounded once. So a row has the same bits whatever
-    rows it is computed with, on however many threads.
+    Sums are taken in float, in the order of the inputs, and a result is rounded once. So a row has the same bits
+    whatever rows it is computed with, on however many threads.
     """
 
     def __init__(self, kernels: Kernels, library: Any, threads: int, handle: int, results: int) -> None:
@@ -130,7 +132,7 @@ def _address(tensor: Tensor | None) -> int | None:
 
 
 def _free_with(owner: object, free: Callable[[int], None], handle: int) -> None:
-    """Free what `handle` refers to when `owner` goes, but not at the end of the process, when threads may use it yet."""
+    """Free `handle` when its owner goes, but not at the end of the process, when threads may still use it."""
     weakref.finalize(owner, free, handle).atexit = False
 
 
@@ -144,6 +146,7 @@ def _open(path: Path) -> ctypes.CDLL:
 
 
 _FUNCTIONS = {
+    "roost_units": (c_char_p, []),
     "roost_threads_new": (c_void_p, [c_int]),
     "roost_threads_free": (None, [c_void_p]),
     "roost_weights_new": (c_void_p, []),

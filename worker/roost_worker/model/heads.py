@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from roost_worker.model.layers import HeadShare, RMSNorm
+from roost_worker.model.layers import HeadShare
+from roost_worker.model.norm import RMSNorm
 from roost_worker.model.rotary import RotaryTable
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional
 
+from roost_worker.kernels.library import Kernels
 from roost_worker.model.attention import AttentionBackend
 from roost_worker.model.batch import BatchTensors
 from roost_worker.model.config import DecoderConfig
@@ -14,12 +15,12 @@ from roost_worker.model.kv_cache import LayerKv, PagedKvCache
 from roost_worker.model.layers import (
     ColumnParallelLinear,
     HeadShare,
-    RMSNorm,
     RowParallelLinear,
     RowRange,
     VocabularyHead,
 )
 from roost_worker.model.loader import Weights
+from roost_worker.model.norm import RMSNorm
 from roost_worker.model.parallel import RankGroup
 from roost_worker.model.rotary import RotaryTable
 
@@ -33,10 +34,18 @@ class BatchMetadata:
 
 
 class Attention:
-    """Projections, rotation and grouped-query attention of one layer."""
+    """x + attention(norm(x)): projections, rotation and grouped-query attention of one layer."""
 
     def __init__(
-        self, weights: Weights, prefix: str, config: DecoderConfig, group: RankGroup, *, rotates: bool
+        self,
+        weights: Weights,
+        prefix: str,
+        norm: RMSNorm,
+        config: DecoderConfig,
+        group: RankGroup,
+        kernels: Kernels | None,
+        *,
+        rotates: bool,
     ) -> None:
         share = HeadShare.of(config, group)
         size = config.head_dim
@@ -50,9 +59,13 @@ class Attention:
         keys, values = (
             RowRange(f"{prefix}.{name}", config.num_kv_heads * size, first, last) for name in ("k_proj", "v_proj")
         )
-        self._qkv = ColumnParallelLinear(weights, (query, keys, values), config.hidden_size, config.qkv_bias)
+        self._qkv = ColumnParallelLinear(
+            weights, (query, keys, values), config.hidden_size, bias=config.qkv_bias, norm=norm, kernels=kernels
+        )
         out_shape = (config.hidden_size, config.num_heads * size)
-        self._out = RowParallelLinear(weights, f"{prefix}.o_proj", out_shape, config.output_bias, group)
+        self._out = RowParallelLinear(
+            weights, f"{prefix}.o_proj", out_shape, group, bias=config.output_bias, kernels=kernels
+        )
         query_norm = key_norm = None
         if config.query_key_norm:
             query_norm = RMSNorm(weights, f"{prefix}.q_norm.weight", size, config.norm_eps)
@@ -61,44 +74,56 @@ class Attention:
 
     def __call__(self, x: Tensor, rotary: RotaryTable, metadata: BatchMetadata, kv: LayerKv) -> Tensor:
         attended = metadata.backend.attend(self._qkv(x), self._heads, rotary, kv, metadata.prepared)
-        return self._out(attended)
+        return self._out(attended, residual=x)
 
 
 class FeedForward:
-    """The gated unit (SwiGLU, Shazeer, 2020) of one layer."""
+    """x + gated unit(norm(x)): the feed-forward network (SwiGLU, Shazeer, 2020) of one layer."""
 
-    def __init__(self, weights: Weights, prefix: str, config: DecoderConfig, group: RankGroup) -> None:
+    def __init__(
+        self,
+        weights: Weights,
+        prefix: str,
+        norm: RMSNorm,
+        config: DecoderConfig,
+        group: RankGroup,
+        kernels: Kernels | None,
+    ) -> None:
         share = config.intermediate_size // group.world
         start = group.rank * share
         parts = [
             RowRange(f"{prefix}.{name}", config.intermediate_size, start, start + share)
             for name in ("gate_proj", "up_proj")
         ]
-        self._gate_up = ColumnParallelLinear(weights, parts, config.hidden_size, config.mlp_bias)
+        self._gate_up = ColumnParallelLinear(
+            weights, parts, config.hidden_size, bias=config.mlp_bias, norm=norm, gated=True, kernels=kernels
+        )
         down_shape = (config.hidden_size, config.intermediate_size)
-        self._down = RowParallelLinear(weights, f"{prefix}.down_proj", down_shape, config.mlp_bias, group)
+        self._down = RowParallelLinear(
+            weights, f"{prefix}.down_proj", down_shape, group, bias=config.mlp_bias, kernels=kernels
+        )
 
     def __call__(self, x: Tensor) -> Tensor:
-        gate, up = self._gate_up(x).chunk(2, dim=-1)
-        return self._down(functional.silu(gate).mul_(up))
+        return self._down(self._gate_up(x), residual=x)
 
 
 class DecoderLayer:
     """One layer: a pure function of (x, rotary positions, metadata, kv), except that it writes KV rows."""
 
-    def __init__(self, weights: Weights, index: int, config: DecoderConfig, group: RankGroup) -> None:
+    def __init__(
+        self, weights: Weights, index: int, config: DecoderConfig, group: RankGroup, kernels: Kernels | None
+    ) -> None:
         prefix = f"model.layers.{index}"
-        self._input_norm = RMSNorm(weights, f"{prefix}.input_layernorm.weight", config.hidden_size, config.norm_eps)
-        rotates = index not in config.unrotated_layers
-        self._attention = Attention(weights, f"{prefix}.self_attn", config, group, rotates=rotates)
-        self._post_norm = RMSNorm(
-            weights, f"{prefix}.post_attention_layernorm.weight", config.hidden_size, config.norm_eps
+        input_norm, post_norm = (
+            RMSNorm(weights, f"{prefix}.{name}.weight", config.hidden_size, config.norm_eps)
+            for name in ("input_layernorm", "post_attention_layernorm")
         )
-        self._feed_forward = FeedForward(weights, f"{prefix}.mlp", config, group)
+        rotates = index not in config.unrotated_layers
+        self._attention = Attention(weights, f"{prefix}.self_attn", input_norm, config, group, kernels, rotates=rotates)
+        self._feed_forward = FeedForward(weights, f"{prefix}.mlp", post_norm, config, group, kernels)
 
     def __call__(self, x: Tensor, rotary: RotaryTable, metadata: BatchMetadata, kv: LayerKv) -> Tensor:
-        x = x + self._attention(self._input_norm(x), rotary, metadata, kv)
-        return x + self._feed_forward(self._post_norm(x))
+        return self._feed_forward(self._attention(x, rotary, metadata, kv))
 
 
 class Llama:
@@ -107,17 +132,20 @@ class Llama:
     Args:
         weights: with HF Llama's tensor names. Every rank opens the same file and reads its own share.
         positions: most tokens of a context.
+        kernels: compiled kernels, or None for torch's operators.
     Raises:
         WeightsError: a tensor is missing or does not have the config's shape.
     """
 
-    def __init__(self, weights: Weights, config: DecoderConfig, group: RankGroup, positions: int) -> None:
+    def __init__(
+        self, weights: Weights, config: DecoderConfig, group: RankGroup, positions: int, kernels: Kernels | None = None
+    ) -> None:
         shape = (config.vocab_size, config.hidden_size)
         self._embedding = weights.whole("model.embed_tokens.weight", shape)
-        self._layers = [DecoderLayer(weights, i, config, group) for i in range(config.num_layers)]
-        self._norm = RMSNorm(weights, "model.norm.weight", config.hidden_size, config.norm_eps)
+        self._layers = [DecoderLayer(weights, i, config, group, kernels) for i in range(config.num_layers)]
+        norm = RMSNorm(weights, "model.norm.weight", config.hidden_size, config.norm_eps)
         head = self._embedding if config.tied_embeddings else weights.whole("lm_head.weight", shape)
-        self._head = VocabularyHead(head, group)
+        self._head = VocabularyHead(head, norm, group, kernels)
         self._rotary = RotaryTable.build(config, positions, weights.dtype, weights.device)
 
     def __call__(self, batch: BatchTensors, cache: PagedKvCache, backend: AttentionBackend) -> Tensor | None:
@@ -129,4 +157,4 @@ class Llama:
             x = layer(x, rotary, metadata, kv)
         if batch.sample_rows.numel() == 0:
             return None
-        return self._head(self._norm(x.index_select(0, batch.sample_rows)))
+        return self._head(x.index_select(0, batch.sample_rows))

@@ -1,5 +1,17 @@
 #include "kernels.h"
 
+extern "C" const char* roost_units() {
+#if defined(__AVX512BF16__)
+  return "AVX512-BF16";
+#elif defined(__AVX512F__)
+  return "AVX512";
+#elif defined(__AVX2__)
+  return "AVX2";
+#else
+  return "the compiler's vectors";
+#endif
+}
+
 extern "C" roost::Threads* roost_threads_new(int count) { return new roost::Threads(count); }
 
 extern "C" void roost_threads_free(roost::Threads* threads) { delete threads; }

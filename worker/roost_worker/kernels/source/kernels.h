@@ -14,6 +14,9 @@
 
 extern "C" {
 
+// What of the processor the kernels use, for people.
+const char* roost_units();
+
 // Threads for the calls below: this many, with the caller's own.
 roost::Threads* roost_threads_new(int count);
 void roost_threads_free(roost::Threads* threads);
