@@ -1,7 +1,5 @@
 """With compiled kernels a sequence's distributions are the same bits however its computation was cut or batched."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 

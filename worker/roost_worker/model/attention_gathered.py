@@ -1,4 +1,4 @@
-"""The engine's attention: KV of rows of similar length is gathered into scratch memory for one SDPA call.
+"""Attention by torch's operators: KV of rows of similar length is gathered into scratch memory for one SDPA call.
 
 A decode row is one query per head against a long KV. The query heads that share a KV head become the queries of one
 attention, so that their keys are read once. On CPUs, with scratch that fits the CPU's cache, that takes 0.6 of the time
@@ -77,7 +77,7 @@ def _similar(shorter: int, longest: int) -> bool:
 
 
 class GatheredAttention:
-    """The backend of CPUs and GPUs; see AttentionBackend."""
+    """The backend of GPUs, and of CPUs without compiled kernels; see AttentionBackend."""
 
     def __init__(self, shape: KvShape, dtype: torch.dtype, device: torch.device) -> None:
         self._shape = shape
