@@ -37,8 +37,11 @@ class Layer:
         rotary = RotaryTable(
             self.rotary.cos.to(dtype), self.rotary.sin.to(dtype), None if scale is None else scale.to(dtype)
         )
-        norms = [None if norm is None else _norm(norm.weight.to(dtype)) for norm in _norms(self.heads)]
-        heads = replace(self.heads, query_norm=norms[0], key_norm=norms[1])
+        query_norm, key_norm = (
+            None if norm is None else _norm(norm.weight.to(dtype))
+            for norm in (self.heads.query_norm, self.heads.key_norm)
+        )
+        heads = replace(self.heads, query_norm=query_norm, key_norm=key_norm)
         return Layer(heads, rotary, tuple(sequence.to(dtype) for sequence in self.sequences))
 
 
@@ -76,10 +79,6 @@ def _norm(weight: Tensor) -> RMSNorm:
     return RMSNorm(weights, "norm", weight.shape[0], 1e-5)
 
 
-def _norms(heads: Heads) -> tuple[RMSNorm | None, RMSNorm | None]:
-    return heads.query_norm, heads.key_norm
-
-
 class AttentionDriver:
     """One layer's paged KV and a backend that attends over it."""
 
@@ -105,31 +104,25 @@ class AttentionDriver:
 
     def attend(self, *tokens: int) -> list[Tensor]:
         """Attend for the next `tokens` of each sequence, in one batch; outputs [tokens, heads * head_dim] of each."""
-        chunks, indexes = [], []
-        for index, count in enumerate(tokens):
-            if count:
-                start = self._computed[index]
-                table = self._tables[index][: -(-(start + count) // self._block_tokens)]
-                chunks.append(Chunk(index, array("I", [0] * count), start, table, sample=False))
-                indexes.append(index)
-                self._computed[index] += count
-        batch = build_batch(chunks, self._block_tokens, CPU)
-        spans = (*batch.decode, *batch.prefill)
-        # Rows of a batch are in an order of its own; sequences are told apart by their first blocks.
-        first_blocks = [self._tables[index][0] for index in range(len(self._tables))]
-        order = [first_blocks.index(int(span.block_ids[0])) for span in spans]
-        qkv = torch.cat(
-            [self._layer.sequences[i][span.start : span.length] for i, span in zip(order, spans, strict=True)]
+        batch = build_batch(
+            [self._chunk(index, count) for index, count in enumerate(tokens) if count], self._block_tokens, CPU
         )
+        rows = zip(batch.token_ids.tolist(), batch.positions.tolist(), strict=True)
         out = self._backend.attend(
-            qkv,
+            torch.stack([self._layer.sequences[index][position] for index, position in rows]),
             self._layer.heads,
             self._layer.rotary.at(batch.positions),
             self.cache.layers[1],
             self._backend.prepare(batch),
         )
-        by_sequence = {i: out[span.begin : span.end] for i, span in zip(order, spans, strict=True)}
-        return [by_sequence.get(index, out[:0]) for index in range(len(tokens))]
+        return [out[batch.token_ids == index] for index in range(len(tokens))]
+
+    def _chunk(self, index: int, tokens: int) -> Chunk:
+        """The next tokens of a sequence, whose ids are its index."""
+        start = self._computed[index]
+        self._computed[index] += tokens
+        table = self._tables[index][: -(-self._computed[index] // self._block_tokens)]
+        return Chunk(index, array("I", [index] * tokens), start, table, sample=False)
 
     def attend_in_chunks(self, tokens: int) -> Tensor:
         """Outputs of all tokens of the only sequence, computed `tokens` at a time."""
