@@ -3,15 +3,17 @@
 import ctypes
 import weakref
 from collections.abc import Callable, Sequence
-from ctypes import c_char_p, c_float, c_int, c_int64, c_uint8, c_void_p
+from ctypes import POINTER, byref, c_char_p, c_float, c_int, c_int64, c_uint8, c_void_p
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from roost_worker.kernels.compiler import NoKernelsError
+from roost_worker.kernels.structures import PagedKv, Projected
 
 DTYPES = (torch.float32, torch.bfloat16)
 
@@ -31,6 +33,34 @@ class Kernels:
         """What of the processor they use."""
         _free_with(self, self._library.roost_threads_free, self._threads)
         _free_with(self, self._library.roost_weights_free, self._weights)
+
+    def write_heads(self, projected: Projected, kv: PagedKv, query: Tensor) -> None:
+        """Norm, rotate and scale queries, into `query` [tokens, heads, head_dim], and write keys and values to `kv`."""
+        self._library.roost_write_heads(
+            self._threads, _is_bfloat16(query), byref(projected), byref(kv), query.data_ptr()
+        )
+
+    def attend(self, query: Tensor, kv: PagedKv, spans: "np.ndarray", tables: "np.ndarray") -> Tensor:
+        """Attend with `query` [tokens, heads, head_dim] to `kv`; return [tokens, heads * head_dim].
+
+        Args:
+            spans: [spans, 4] int64: first row, tokens, position of the first, and where its block table begins.
+            tables: [blocks] int64: the block tables, one after the other.
+        """
+        tokens, heads, head_dim = query.shape
+        out = query.new_empty(tokens, heads * head_dim)
+        self._library.roost_attend(
+            self._threads,
+            _is_bfloat16(query),
+            query.data_ptr(),
+            byref(kv),
+            heads,
+            spans.ctypes.data,
+            len(spans),
+            tables.ctypes.data,
+            out.data_ptr(),
+        )
+        return out
 
     def pack(
         self,
@@ -140,4 +170,9 @@ _FUNCTIONS = {
     ),
     "roost_linear_free": (None, [c_void_p]),
     "roost_linear": (None, [c_void_p, c_void_p, c_void_p, c_int64, c_void_p, c_void_p]),
+    "roost_write_heads": (None, [c_void_p, c_int, POINTER(Projected), POINTER(PagedKv), c_void_p]),
+    "roost_attend": (
+        None,
+        [c_void_p, c_int, c_void_p, POINTER(PagedKv), c_int64, c_void_p, c_int64, c_void_p, c_void_p],
+    ),
 }

@@ -3,14 +3,14 @@
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
 from roost_worker.kernels.library import Kernels
-from roost_worker.model.attention import AttentionBackend, NewTokens
+from roost_worker.model.attention import AttentionBackend
 from roost_worker.model.batch import BatchTensors
 from roost_worker.model.config import DecoderConfig
+from roost_worker.model.heads import Heads
 from roost_worker.model.kv_cache import LayerKv, PagedKvCache
 from roost_worker.model.layers import (
     ColumnParallelLinear,
@@ -27,9 +27,8 @@ from roost_worker.model.rotary import RotaryTable
 
 @dataclass(frozen=True, slots=True)
 class BatchMetadata:
-    """What all layers share of one batch: where KV goes, the attention backend, and what it prepared."""
+    """What all layers share of one batch: the attention backend, and what it prepared."""
 
-    batch: BatchTensors
     backend: AttentionBackend
     prepared: Any
 
@@ -48,9 +47,8 @@ class Attention:
         *,
         rotates: bool,
     ) -> None:
-        self._share = share = HeadShare.of(config, group)
-        self._rotates = rotates
-        self._head_dim = size = config.head_dim
+        share = HeadShare.of(config, group)
+        size = config.head_dim
         query = RowRange(
             f"{prefix}.q_proj",
             config.num_heads * size,
@@ -68,26 +66,15 @@ class Attention:
         self._out = RowParallelLinear(
             weights, f"{prefix}.o_proj", out_shape, group, bias=config.output_bias, kernels=kernels
         )
-        self._query_norm = self._key_norm = None
+        query_norm = key_norm = None
         if config.query_key_norm:
-            self._query_norm = RMSNorm(weights, f"{prefix}.q_norm.weight", size, config.norm_eps)
-            self._key_norm = RMSNorm(weights, f"{prefix}.k_norm.weight", size, config.norm_eps)
+            query_norm = RMSNorm(weights, f"{prefix}.q_norm.weight", size, config.norm_eps)
+            key_norm = RMSNorm(weights, f"{prefix}.k_norm.weight", size, config.norm_eps)
+        self._heads = Heads(share, size, query_norm, key_norm, rotates)
 
     def __call__(self, x: Tensor, rotary: RotaryTable, metadata: BatchMetadata, kv: LayerKv) -> Tensor:
-        new = self._project(x, rotary)
-        kv.write(metadata.batch.kv_blocks, metadata.batch.kv_offsets, new.key, new.value)
-        return self._out(metadata.backend.attend(new, kv, metadata.prepared), residual=x)
-
-    def _project(self, x: Tensor, rotary: RotaryTable) -> NewTokens:
-        heads, kv_heads = self._share.heads, self._share.kv_heads
-        qkv = self._qkv(x).view(x.shape[0], heads + 2 * kv_heads, self._head_dim)
-        query_key, value = torch.split(qkv, [heads + kv_heads, kv_heads], dim=1)
-        if self._query_norm is not None and self._key_norm is not None:
-            query_key = torch.cat((self._query_norm(query_key[:, :heads]), self._key_norm(query_key[:, heads:])), dim=1)
-        if self._rotates:
-            query_key = rotary.rotate(query_key)
-        query, key = torch.split(query_key, [heads, kv_heads], dim=1)
-        return NewTokens(query if rotary.query_scale is None else query * rotary.query_scale, key, value)
+        attended = metadata.backend.attend(self._qkv(x), self._heads, rotary, kv, metadata.prepared)
+        return self._out(attended, residual=x)
 
 
 class FeedForward:
@@ -165,7 +152,7 @@ class Llama:
         """Return logits [sampled rows, vocabulary] on rank 0; None on other ranks, and when nothing is sampled."""
         x = functional.embedding(batch.token_ids, self._embedding)
         rotary = self._rotary.at(batch.positions)
-        metadata = BatchMetadata(batch, backend, backend.prepare(batch))
+        metadata = BatchMetadata(backend, backend.prepare(batch))
         for layer, kv in zip(self._layers, cache.layers, strict=True):
             x = layer(x, rotary, metadata, kv)
         if batch.sample_rows.numel() == 0:

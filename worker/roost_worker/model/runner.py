@@ -13,7 +13,7 @@ import torch
 from roost_worker.config import WorkerConfig
 from roost_worker.engine.plan import BatchPlan, BatchResult, RunnerInfo, Sampled
 from roost_worker.model.attention import AttentionBackend
-from roost_worker.model.attention_gathered import GatheredAttention
+from roost_worker.model.attention_kernels import attention_backend
 from roost_worker.model.batch import build_batch
 from roost_worker.model.config import DecoderConfig, read_config
 from roost_worker.model.host_kv import HostKv
@@ -187,7 +187,7 @@ def build_runner(
     cache = PagedKvCache(shape, dtype, device)
     host = HostKv(info.host_slots, cache)
     grammar = LazyGrammar(model_dir, info.eos_token_ids, info.vocab_size)
-    backend = GatheredAttention(shape, dtype, device)
+    backend = attention_backend(shape, dtype, device, kernels)
     return TorchRunner(model, cache, host, backend, info, group, grammar, config.engine.max_forced_tokens)
 
 
