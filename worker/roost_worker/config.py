@@ -11,6 +11,8 @@ DTYPES = ("bfloat16", "float32", "float64")
 Dtype = Literal["bfloat16", "float32", "float64"]
 DETERMINISMS = ("relaxed", "strict")
 Determinism = Literal["relaxed", "strict"]
+QUANTIZATIONS = ("none", "int8")
+Quantization = Literal["none", "int8"]
 KERNELS = ("auto", "torch")
 
 
@@ -28,12 +30,16 @@ class ModelConfig:
     determinism: Determinism = "relaxed"
     """`strict`: what is computed of a sequence does not depend, to the bit, on how its computation was cut, shared or
     batched."""
+    quantization: Quantization = "none"
+    """`int8`: the layers' weights and the head's are rounded to int8, with a scale for each output."""
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype: {self.dtype!r} is unknown; use one of {', '.join(DTYPES)}")
         if self.determinism not in DETERMINISMS:
             raise ValueError(f"determinism: {self.determinism!r} is unknown; use one of {', '.join(DETERMINISMS)}")
+        if self.quantization not in QUANTIZATIONS:
+            raise ValueError(f"quantization: {self.quantization!r} is unknown; use one of {', '.join(QUANTIZATIONS)}")
         if self.tensor_parallel < 1:
             raise ValueError(f"tensorParallel: {self.tensor_parallel} must be at least 1")
         if self.context_tokens < 64:

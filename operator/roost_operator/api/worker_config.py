@@ -28,6 +28,7 @@ def worker_config(
             tensor_parallel=model.tensor_parallel,
             context_tokens=model.context_tokens,
             determinism=model.determinism,
+            quantization=model.quantization,
         ),
         kv=KvConfig(
             block_tokens=model.kv_cache.block_tokens,

@@ -2,22 +2,29 @@
 
 import ctypes
 import weakref
-from collections.abc import Callable
-from ctypes import c_char_p, c_float, c_int, c_int64, c_void_p
+from collections.abc import Callable, Sequence
+from ctypes import POINTER, byref, c_char_p, c_float, c_int, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from roost_worker.kernels.compiler import NoKernelsError
 from roost_worker.kernels.int8_weight import Int8Weight
+from roost_worker.kernels.structures import PagedKv, Projected
 
 DTYPES = (torch.float32, torch.bfloat16)
 
 
 class Kernels:
-    """The kernels, the threads that share their work, and memory for weights. Used by one thread at a time."""
+    """The kernels, the threads that share their work, and memory for weights. Used by one thread at a time.
+
+    Raises:
+        NoKernelsError: the library does not load.
+    """
 
     def __init__(self, library: Path, threads: int) -> None:
         self._library = _open(library)
@@ -28,11 +35,31 @@ class Kernels:
         _free_with(self, self._library.roost_threads_free, self._threads)
         _free_with(self, self._library.roost_weights_free, self._weights)
 
-    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        """Return the root mean square norm (Zhang and Sennrich, 2019) of `x` [rows, size], with `weight` [size]."""
-        out = torch.empty_like(x)
-        self._library.roost_rms_norm(
-            self._threads, _is_bfloat16(x.dtype), x.data_ptr(), weight.data_ptr(), *x.shape, eps, out.data_ptr()
+    def write_heads(self, projected: Projected, kv: PagedKv, query: Tensor) -> None:
+        """Norm, rotate and scale queries, into `query` [tokens, heads, head_dim], and write keys and values to `kv`."""
+        self._library.roost_write_heads(
+            self._threads, _is_bfloat16(query.dtype), byref(projected), byref(kv), query.data_ptr()
+        )
+
+    def attend(self, query: Tensor, kv: PagedKv, spans: "np.ndarray", tables: "np.ndarray") -> Tensor:
+        """Attend with `query` [tokens, heads, head_dim] to `kv`; return [tokens, heads * head_dim].
+
+        Args:
+            spans: [spans, 4] int64: first row, tokens, position of the first, and where its block table begins.
+            tables: [blocks] int64: the block tables, one after the other.
+        """
+        tokens, heads, head_dim = query.shape
+        out = query.new_empty(tokens, heads * head_dim)
+        self._library.roost_attend(
+            self._threads,
+            _is_bfloat16(query.dtype),
+            query.data_ptr(),
+            byref(kv),
+            heads,
+            spans.ctypes.data,
+            len(spans),
+            tables.ctypes.data,
+            out.data_ptr(),
         )
         return out
 
@@ -73,6 +100,18 @@ class Kernels:
         return product
 
 
+def helper_limits(library: Path, helpers: int, events: Sequence[tuple[int, int]]) -> list[int]:
+    """Return the most helpers of a job at each of `events`, as `source/helper_limit.h` says.
+
+    An event is a time, and for how long a job with helpers stalls then, or 0; in microseconds.
+    """
+    times = (c_int64 * len(events))(*(time for time, _ in events))
+    waited = (c_int64 * len(events))(*(waited for _, waited in events))
+    limits = (c_int64 * len(events))()
+    _open(library).roost_helper_limits(helpers, times, waited, len(events), limits)
+    return list(limits)
+
+
 class PackedLinear:
     """x [rows, inputs] -> gated(norm(x) @ weight.T + bias) + residual, [rows, results]; see `Kernels.pack`.
 
@@ -111,7 +150,10 @@ def _free_with(owner: object, free: Callable[[int], None], handle: int) -> None:
 
 @cache
 def _open(path: Path) -> ctypes.CDLL:
-    library = ctypes.CDLL(str(path))
+    try:
+        library = ctypes.CDLL(str(path))
+    except OSError as error:  # a folder that is mounted without leave to execute, for one
+        raise NoKernelsError(f"the compiled kernels do not load: {error}") from error
     for name, (result, arguments) in _FUNCTIONS.items():
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments
@@ -122,6 +164,7 @@ _FUNCTIONS = {
     "roost_units": (c_char_p, []),
     "roost_threads_new": (c_void_p, [c_int]),
     "roost_threads_free": (None, [c_void_p]),
+    "roost_helper_limits": (None, [c_int, c_void_p, c_void_p, c_int64, c_void_p]),
     "roost_weights_new": (c_void_p, []),
     "roost_weights_free": (None, [c_void_p]),
     "roost_linear_new": (
@@ -130,5 +173,9 @@ _FUNCTIONS = {
     ),
     "roost_linear_free": (None, [c_void_p]),
     "roost_linear": (None, [c_void_p, c_void_p, c_void_p, c_int64, c_void_p, c_void_p]),
-    "roost_rms_norm": (None, [c_void_p, c_int, c_void_p, c_void_p, c_int64, c_int64, c_float, c_void_p]),
+    "roost_write_heads": (None, [c_void_p, c_int, POINTER(Projected), POINTER(PagedKv), c_void_p]),
+    "roost_attend": (
+        None,
+        [c_void_p, c_int, c_void_p, POINTER(PagedKv), c_int64, c_void_p, c_int64, c_void_p, c_void_p],
+    ),
 }

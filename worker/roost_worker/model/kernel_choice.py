@@ -6,25 +6,30 @@ from typing import Literal
 
 import torch
 
-from roost_worker.cache import default_cache_dir
 from roost_worker.kernels.compiler import NoKernelsError, compiled
 from roost_worker.kernels.library import DTYPES, Kernels
+from roost_worker.model.config import ModelConfigError
 
 LOG = logging.getLogger(__name__)
 
 
 def choose_kernels(
-    choice: Literal["auto", "torch"], dtype: torch.dtype, device: torch.device, threads: int
+    choice: Literal["auto", "torch"], dtype: torch.dtype, device: torch.device, threads: int, *, required: bool = False
 ) -> Kernels | None:
     """Return the compiled kernels, or None where torch's operators do the work; one line of the log says which.
 
     Torch gets `threads`, or one for what is left to it beside the kernels: its threads spin, in the way of theirs.
+    Raise ModelConfigError when kernels are `required`, for strict determinism, and there are none.
     """
     kernels = None
     try:
         kernels = _load(choice, dtype, device, threads)
         LOG.info("the model runs on compiled kernels, %s, %d threads", kernels.units, threads)
     except NoKernelsError as error:
+        if required:
+            raise ModelConfigError(
+                f"determinism: strict needs compiled kernels, which are missing because {error}; or use relaxed"
+            ) from error
         LOG.info("the model runs on torch's operators, because %s", error)
     torch.set_num_threads(1 if kernels else threads)
     return kernels
@@ -37,7 +42,7 @@ def _load(choice: Literal["auto", "torch"], dtype: torch.dtype, device: torch.de
         raise NoKernelsError("the model is on a GPU")
     if dtype not in DTYPES:
         raise NoKernelsError(f"there are none for {str(dtype).removeprefix('torch.')}")
-    return Kernels(compiled(default_cache_dir() / "kernels"), threads)
+    return Kernels(compiled(), threads)
 
 
 def share_of_cores(ranks: int) -> int:

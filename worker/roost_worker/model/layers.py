@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from roost_worker.kernels.library import Kernels
 from roost_worker.model.config import DecoderConfig
-from roost_worker.model.linear import build_linear
+from roost_worker.model.linear import Linears
 from roost_worker.model.loader import Weights
 from roost_worker.model.norm import RMSNorm
 from roost_worker.model.parallel import RankGroup
@@ -49,7 +48,7 @@ class RowRange:
 class ColumnParallelLinear:
     """Several weights with the same input, fused: [tokens, columns] -> [tokens, sum of the parts' rows].
 
-    `norm`, `gated` and `kernels` are those of `build_linear`.
+    `norm` and `gated` are those of `Linears.of`.
     """
 
     def __init__(
@@ -61,13 +60,11 @@ class ColumnParallelLinear:
         bias: bool,
         norm: RMSNorm,
         gated: bool = False,
-        kernels: Kernels | None,
+        linears: Linears,
     ) -> None:
         weight = torch.cat([weights.rows(f"{p.name}.weight", (p.rows, columns), p.start, p.stop) for p in parts])
         biases = [weights.rows(f"{p.name}.bias", (p.rows,), p.start, p.stop) for p in parts] if bias else []
-        self._linear = build_linear(
-            weight, torch.cat(biases) if biases else None, norm=norm, gated=gated, kernels=kernels
-        )
+        self._linear = linears.of(weight, torch.cat(biases) if biases else None, norm=norm, gated=gated)
 
     def __call__(self, x: Tensor) -> Tensor:
         return self._linear(x)
@@ -84,14 +81,14 @@ class RowParallelLinear:
         group: RankGroup,
         *,
         bias: bool,
-        kernels: Kernels | None,
+        linears: Linears,
     ) -> None:
         share = shape[1] // group.world
         start = group.rank * share
         # Only rank 0 adds the bias, so that it is in the sum once.
         own_bias = weights.whole(f"{name}.bias", shape[:1]) if bias and group.rank == 0 else None
         weight = weights.columns(f"{name}.weight", shape, start, start + share)
-        self._linear = build_linear(weight, own_bias, kernels=kernels)
+        self._linear = linears.of(weight, own_bias)
         self._group = group
 
     def __call__(self, x: Tensor, residual: Tensor) -> Tensor:
@@ -104,12 +101,12 @@ class RowParallelLinear:
 class VocabularyHead:
     """Turns hidden rows into logits. Each rank computes an equal share of the vocabulary; rank 0 joins them."""
 
-    def __init__(self, weight: Tensor, norm: RMSNorm, group: RankGroup, kernels: Kernels | None) -> None:
+    def __init__(self, weight: Tensor, norm: RMSNorm, group: RankGroup, linears: Linears) -> None:
         """`weight` is the whole weight [vocabulary, hidden]; it may be the embedding's (tied)."""
         self._vocab = weight.shape[0]
         self._share = -(-self._vocab // group.world)
         start = min(group.rank * self._share, self._vocab)
-        self._linear = build_linear(weight[start : start + self._share], norm=norm, kernels=kernels)
+        self._linear = linears.of(weight[start : start + self._share], norm=norm)
         self._group = group
 
     def __call__(self, hidden: Tensor) -> Tensor | None:

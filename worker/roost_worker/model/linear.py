@@ -1,11 +1,14 @@
 """Matrix products with a fixed weight, with the norm before and the gate and the sum after them."""
 
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from roost_worker.config import Quantization
+from roost_worker.kernels.int8_weight import Int8Weight
 from roost_worker.kernels.library import Kernels
 from roost_worker.model.norm import RMSNorm
 from roost_worker.model.precision import has_bfloat16_units
@@ -22,26 +25,29 @@ class Linear(Protocol):
         ...
 
 
-def build_linear(
-    weight: Tensor,
-    bias: Tensor | None = None,
-    *,
-    norm: RMSNorm | None = None,
-    gated: bool = False,
-    kernels: Kernels | None = None,
-) -> Linear:
-    """Return the product with a weight [outputs, inputs], by compiled kernels or, without them, by torch.
+@dataclass(frozen=True, slots=True)
+class Linears:
+    """How a model's products are built: by compiled kernels or torch, with weights as they are or in int8."""
 
-    Args:
-        norm: what x is taken through first.
-        gated: the outputs are gates and then as many values; results are silu(gate) * value (Shazeer, 2020).
-        kernels: for weights of `roost_worker.kernels.library.DTYPES` on the CPU.
-    """
-    if kernels is None:
-        return TorchLinear(weight, bias, norm, gated)
-    if norm is None:
-        return kernels.pack(weight, bias, gated=gated)
-    return kernels.pack(weight, bias, norm=norm.weight, eps=norm.eps, gated=gated)
+    kernels: Kernels | None = None
+    """For weights of `roost_worker.kernels.library.DTYPES` on the CPU."""
+    quantization: Quantization = "none"
+
+    def of(
+        self, weight: Tensor, bias: Tensor | None = None, *, norm: RMSNorm | None = None, gated: bool = False
+    ) -> Linear:
+        """Return the product with a weight [outputs, inputs].
+
+        Args:
+            norm: what x is taken through first.
+            gated: the outputs are gates and then as many values; results are silu(gate) * value (Shazeer, 2020).
+        """
+        int8 = Int8Weight.of(weight) if self.quantization == "int8" else None
+        if self.kernels is None:
+            return TorchLinear(weight if int8 is None else int8.dense(), bias, norm, gated)
+        if norm is None:
+            return self.kernels.pack(weight if int8 is None else int8, bias, gated=gated)
+        return self.kernels.pack(weight if int8 is None else int8, bias, norm=norm.weight, eps=norm.eps, gated=gated)
 
 
 class TorchLinear:

@@ -6,7 +6,10 @@
 
 #include <cstdint>
 
+#include "attention.h"
 #include "linear.h"
+#include "paged_kv.h"
+#include "rotary.h"
 #include "threads.h"
 
 extern "C" {
@@ -18,9 +21,8 @@ const char* roost_units();
 roost::Threads* roost_threads_new(int count);
 void roost_threads_free(roost::Threads* threads);
 
-// Root mean square norm (Zhang and Sennrich, 2019) of x [rows, size] with weight [size], into out [rows, size].
-void roost_rms_norm(roost::Threads* threads, int is_bfloat16, const void* x, const void* weight, int64_t rows,
-                    int64_t size, float eps, void* out);
+// For tests: the limits of helpers at each of `count` times, when jobs with helpers wait for them as long as `waited`.
+void roost_helper_limits(int helpers, const int64_t* times, const int64_t* waited, int64_t count, int64_t* limits);
 
 // Memory for the weights of products; it must outlive them.
 roost::WeightMemory* roost_weights_new();
@@ -36,5 +38,16 @@ void roost_linear_free(roost::Linear* linear);
 // x [rows, inputs] -> out [rows, results], plus `residual` [rows, results] unless it is null.
 void roost_linear(roost::Threads* threads, const roost::Linear* linear, const void* x, int64_t rows, const void* residual,
                   void* out);
+
+// Norms, rotates and scales a batch's queries, into query [tokens, heads, head_dim], and writes its keys, treated alike
+// but for the scale, and values into kv. Blocks and places differ from token to token.
+void roost_write_heads(roost::Threads* threads, int is_bfloat16, const roost::Projected* projected,
+                       const roost::PagedKv* kv, void* query);
+
+// Causal grouped-query attention of query [tokens, heads, head_dim] over kv, into out [tokens, heads, head_dim].
+// `spans` [count] cover all tokens; `tables` holds the ids of each sequence's blocks, up to the last token of its span.
+// A token's output depends on its query and on its sequence's keys and values up to its position only, bit for bit.
+void roost_attend(roost::Threads* threads, int is_bfloat16, const void* query, const roost::PagedKv* kv, int64_t heads,
+                  const roost::Span* spans, int64_t count, const int64_t* tables, void* out);
 
 }  // extern "C"

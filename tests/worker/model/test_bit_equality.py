@@ -1,0 +1,59 @@
+"""With compiled kernels a sequence's distributions are the same bits however its computation was cut or batched."""
+
+import numpy as np
+import pytest
+
+from compiled_kernels import needs_compiler
+from roost_worker.model.attention_kernels import KernelAttention
+from roost_worker.model.runner import TorchRunner, build_runner
+from runner_driver import Driver, Row, dummy_dir, on_cpu, prompts, worker_config
+
+pytestmark = needs_compiler
+
+OUTPUT = 6
+
+
+@pytest.fixture(scope="module", name="runner", params=["float32", "bfloat16"])
+def _runner(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> TorchRunner:
+    with on_cpu():
+        config = worker_config(request.param, memory_bytes=4 << 20)
+        runner = build_runner(config, dummy_dir("llama-tiny", tmp_path_factory.mktemp("model"), request.param))
+    assert isinstance(runner._backend, KernelAttention)
+    return runner
+
+
+def generate(runner: TorchRunner, ids: list[int], chunk: int = 512) -> Row:
+    driver = Driver(runner)
+    row = driver.open(ids)
+    driver.generate([row], OUTPUT, chunk=chunk)
+    return row
+
+
+def assert_same_bits(rows: list[Row], expected: list[Row]) -> None:
+    for row, other in zip(rows, expected, strict=True):
+        assert row.output == other.output
+        np.testing.assert_array_equal(row.logprobs, other.logprobs)
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 7, 33, 256])
+def test_chunk_size_changes_no_bit(runner: TorchRunner, chunk: int) -> None:
+    ids = prompts(1, 300)[0]
+    assert_same_bits([generate(runner, ids, chunk)], [generate(runner, ids)])
+
+
+def test_other_rows_change_no_bit(runner: TorchRunner) -> None:
+    many = [[*ids, *ids[: 40 * index]] for index, ids in enumerate(prompts(6, 30))]
+    driver = Driver(runner)
+    rows = [driver.open(ids) for ids in many]
+    driver.generate(rows, OUTPUT, chunk=17)
+    assert_same_bits(rows, [generate(runner, ids) for ids in many])
+
+
+def test_a_rebuilt_sequence_goes_on_with_the_same_bits(runner: TorchRunner) -> None:
+    ids = prompts(1, 50)[0]
+    whole = generate(runner, ids)
+    driver = Driver(runner)
+    rebuilt = driver.open(ids, output=whole.output[:3])
+    driver.generate([rebuilt], OUTPUT - 3, chunk=20)
+    assert rebuilt.output == whole.output[3:]
+    np.testing.assert_array_equal(rebuilt.logprobs, whole.logprobs[3:])
