@@ -18,6 +18,7 @@ from roost_worker.model.layers import (
     RowRange,
     VocabularyHead,
 )
+from roost_worker.model.linear import Linears
 from roost_worker.model.loader import Weights
 from roost_worker.model.norm import RMSNorm
 from roost_worker.model.parallel import RankGroup
