@@ -1,5 +1,7 @@
 """With compiled kernels a sequence's distributions are the same bits however its computation was cut or batched."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -13,11 +15,18 @@ pytestmark = needs_compiler
 OUTPUT = 6
 
 
-@pytest.fixture(scope="module", name="runner", params=["float32", "bfloat16"])
+FORMATS = [("float32", "none"), ("bfloat16", "none"), ("bfloat16", "int8")]
+"""Formats of rows, and of weights where they differ."""
+
+
+@pytest.fixture(scope="module", name="runner", params=FORMATS, ids=str)
 def _runner(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> TorchRunner:
+    dtype, quantization = request.param
+    config = worker_config(dtype, memory_bytes=4 << 20)
+    model = replace(config.model, determinism="strict", quantization=quantization)
     with on_cpu():
-        config = worker_config(request.param, memory_bytes=4 << 20)
-        runner = build_runner(config, dummy_dir("llama-tiny", tmp_path_factory.mktemp("model"), request.param))
+        folder = dummy_dir("llama-tiny", tmp_path_factory.mktemp("model"), dtype)
+        runner = build_runner(replace(config, model=model), folder)
     assert isinstance(runner._backend, KernelAttention)
     return runner
 

@@ -10,12 +10,15 @@ import pytest
 import torch
 
 from compiled_kernels import needs_compiler
+from roost_worker.config import Quantization
 from roost_worker.convert.dummy import SPECS
+from roost_worker.model.config import ModelConfigError
 from roost_worker.model.kernel_choice import choose_kernels, share_of_cores
 from roost_worker.model.runner import build_runner
 from runner_driver import Driver, Row, dummy_dir, prompts, worker_config
 
 CPU = torch.device("cpu")
+WAYS: tuple[Literal["auto", "torch"], ...] = ("auto", "torch")
 
 
 @needs_compiler
@@ -28,9 +31,19 @@ def test_distributions_are_those_of_torchs_operators(name: str, tmp_path: Path) 
     np.testing.assert_allclose(row.logprobs, expected.logprobs, rtol=0, atol=2e-4)
 
 
-def _generated(model_dir: Path, kernels: Literal["auto", "torch"]) -> Row:
+@needs_compiler
+def test_int8_weights_are_the_same_for_kernels_and_torch(tmp_path: Path) -> None:
+    model_dir = dummy_dir("llama-tiny", tmp_path, "float32")
+    plain, (expected, row) = _generated(model_dir, "auto"), (_generated(model_dir, way, "int8") for way in WAYS)
+    assert row.ids == expected.ids
+    np.testing.assert_allclose(row.logprobs, expected.logprobs, rtol=0, atol=2e-4)
+    assert np.abs(row.logprobs[0] - plain.logprobs[0]).max() > 1e-3, "the weights are rounded"
+
+
+def _generated(model_dir: Path, kernels: Literal["auto", "torch"], quantization: Quantization = "none") -> Row:
     config = worker_config("float32")
-    runner = build_runner(replace(config, engine=replace(config.engine, kernels=kernels)), model_dir)
+    model = replace(config.model, quantization=quantization)
+    runner = build_runner(replace(config, model=model, engine=replace(config.engine, kernels=kernels)), model_dir)
     driver = Driver(runner)
     row = driver.open(prompts(1, 75)[0])
     driver.generate([row], 4, chunk=64)
@@ -71,6 +84,11 @@ def test_torch_is_chosen_for_a_reason(
         assert choose_kernels(choice, dtype, torch.device(device), 2) is None
     assert torch.get_num_threads() == 2
     assert f"because {reason}" in caplog.text
+
+
+def test_strict_determinism_without_kernels_is_refused() -> None:
+    with pytest.raises(ModelConfigError, match=r"strict needs compiled kernels.*none for float64; or use relaxed"):
+        choose_kernels("auto", torch.float64, CPU, 1, required=True)
 
 
 @pytest.mark.parametrize(("given", "threads"), [("3", 3), ("4,2", 4), ("", 8), ("many", 8), ("0", 8)])
