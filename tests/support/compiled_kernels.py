@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from roost_worker.cache import default_cache_dir
 from roost_worker.kernels.compiler import compiled, find_compiler
 from roost_worker.kernels.library import Kernels
 
@@ -14,7 +13,7 @@ needs_compiler = pytest.mark.skipif(find_compiler({"PATH": "/usr/bin:/bin"}) is 
 
 @cache
 def library(architecture: str = "native") -> Path:
-    return compiled(default_cache_dir() / "kernels", architecture=architecture)
+    return compiled(architecture=architecture)
 
 
 def kernels(threads: int, architecture: str = "native") -> Kernels:

@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import logging
 import os
+import platform
 import shutil
 import subprocess
 import tempfile
@@ -15,23 +16,28 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
+from roost_worker.cache import default_cache_dir
+
 LOG = logging.getLogger(__name__)
 
 SOURCES = Path(__file__).with_name("source")
 COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-std=c++20", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fPIC", "-shared", "-pthread")
-SECONDS = 120
-"""Longest that a compiler may take."""
+SECONDS = 600
+"""Longest that a compiler may take. It needs 4 s of a core, for which it may have to wait."""
 
 
 class NoKernelsError(Exception):
     """There are no compiled kernels on this machine; the message says why."""
 
 
-def compiled(cache_dir: Path, environment: Mapping[str, str] = os.environ, *, architecture: str = "native") -> Path:
-    """Return the library, compiling it into `cache_dir` unless that was done before.
+def compiled(
+    folder: Path | None = None, environment: Mapping[str, str] = os.environ, *, architecture: str = "native"
+) -> Path:
+    """Return the library, compiling it unless that was done before.
 
     Args:
+        folder: where libraries are kept; None is `kernels` in the default cache, since they are the machine's.
         environment: the compiler is its `$CXX`, or the first of `COMPILERS` on its path.
         architecture: processors that it is for, as the compiler names them.
     Raises:
@@ -41,16 +47,15 @@ def compiled(cache_dir: Path, environment: Mapping[str, str] = os.environ, *, ar
     if compiler is None:
         raise NoKernelsError(f"no C++ compiler: install one of {', '.join(COMPILERS)}, or name it in $CXX")
     command = (compiler, f"-march={architecture}", *FLAGS)
-    library = cache_dir / f"{_key(command)}.so"
+    folder = folder or default_cache_dir() / "kernels"
+    library = folder / f"{_key(command)}.so"
     if not library.exists():
         try:
-            with _lock(cache_dir):
+            with _lock(folder):
                 if not library.exists():
                     _compile(command, library)
         except OSError as error:
-            raise NoKernelsError(
-                f"{cache_dir} cannot be written: {error}; name another folder in $ROOST_CACHE"
-            ) from error
+            raise NoKernelsError(f"{folder} cannot be written: {error}; name another folder in $ROOST_CACHE") from error
     return library
 
 
@@ -81,7 +86,10 @@ def _version(compiler: str) -> str:
 
 def _processor() -> str:
     """Return what `-march=native` depends on: the processor's family and features."""
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0].splitlines()
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.exists():  # not Linux
+        return f"{platform.machine()} {platform.processor()}"
+    lines = cpuinfo.read_text(encoding="utf-8").split("\n\n")[0].splitlines()
     names = ("vendor_id", "cpu family", "model", "flags", "Features", "CPU part")
     return "\n".join(line for line in lines if line.split("\t")[0].strip() in names)
 

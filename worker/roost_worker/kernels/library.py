@@ -2,8 +2,8 @@
 
 import ctypes
 import weakref
-from collections.abc import Callable
-from ctypes import POINTER, byref, c_char_p, c_float, c_int, c_int64, c_void_p
+from collections.abc import Callable, Sequence
+from ctypes import POINTER, byref, c_char_p, c_float, c_int, c_int64, c_uint8, c_void_p
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from roost_worker.kernels.compiler import NoKernelsError
 from roost_worker.kernels.structures import PagedKv, Projected
 
 DTYPES = (torch.float32, torch.bfloat16)
 
 
 class Kernels:
-    """The kernels, the threads that share their work, and memory for weights. Used by one thread at a time."""
+    """The kernels, the threads that share their work, and memory for weights. Used by one thread at a time.
+
+    Raises:
+        NoKernelsError: the library does not load.
+    """
 
     def __init__(self, library: Path, threads: int) -> None:
         self._library = _open(library)
@@ -28,14 +33,6 @@ class Kernels:
         """What of the processor they use."""
         _free_with(self, self._library.roost_threads_free, self._threads)
         _free_with(self, self._library.roost_weights_free, self._weights)
-
-    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        """Return the root mean square norm (Zhang and Sennrich, 2019) of `x` [rows, size], with `weight` [size]."""
-        out = torch.empty_like(x)
-        self._library.roost_rms_norm(
-            self._threads, _is_bfloat16(x), x.data_ptr(), weight.data_ptr(), *x.shape, eps, out.data_ptr()
-        )
-        return out
 
     def write_heads(self, projected: Projected, kv: PagedKv, query: Tensor) -> None:
         """Norm, rotate and scale queries, into `query` [tokens, heads, head_dim], and write keys and values to `kv`."""
@@ -100,6 +97,18 @@ class Kernels:
         return product
 
 
+def helper_limits(library: Path, helpers: int, events: Sequence[tuple[int, bool]]) -> list[int]:
+    """Return the most helpers of a job at each of `events`, as `source/helper_limit.h` says.
+
+    An event is a time in microseconds, and whether a job with helpers stalls then.
+    """
+    times = (c_int64 * len(events))(*(time for time, _ in events))
+    stalled = (c_uint8 * len(events))(*(stalled for _, stalled in events))
+    limits = (c_int64 * len(events))()
+    _open(library).roost_helper_limits(helpers, times, stalled, len(events), limits)
+    return list(limits)
+
+
 class PackedLinear:
     """x [rows, inputs] -> gated(norm(x) @ weight.T + bias) + residual, [rows, results]; see `Kernels.pack`.
 
@@ -138,7 +147,10 @@ def _free_with(owner: object, free: Callable[[int], None], handle: int) -> None:
 
 @cache
 def _open(path: Path) -> ctypes.CDLL:
-    library = ctypes.CDLL(str(path))
+    try:
+        library = ctypes.CDLL(str(path))
+    except OSError as error:  # a folder that is mounted without leave to execute, for one
+        raise NoKernelsError(f"the compiled kernels do not load: {error}") from error
     for name, (result, arguments) in _FUNCTIONS.items():
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments
@@ -149,6 +161,7 @@ _FUNCTIONS = {
     "roost_units": (c_char_p, []),
     "roost_threads_new": (c_void_p, [c_int]),
     "roost_threads_free": (None, [c_void_p]),
+    "roost_helper_limits": (None, [c_int, c_void_p, c_void_p, c_int64, c_void_p]),
     "roost_weights_new": (c_void_p, []),
     "roost_weights_free": (None, [c_void_p]),
     "roost_linear_new": (
@@ -157,7 +170,6 @@ _FUNCTIONS = {
     ),
     "roost_linear_free": (None, [c_void_p]),
     "roost_linear": (None, [c_void_p, c_void_p, c_void_p, c_int64, c_void_p, c_void_p]),
-    "roost_rms_norm": (None, [c_void_p, c_int, c_void_p, c_void_p, c_int64, c_int64, c_float, c_void_p]),
     "roost_write_heads": (None, [c_void_p, c_int, POINTER(Projected), POINTER(PagedKv), c_void_p]),
     "roost_attend": (
         None,

@@ -6,7 +6,6 @@ from typing import Literal
 
 import torch
 
-from roost_worker.cache import default_cache_dir
 from roost_worker.kernels.compiler import NoKernelsError, compiled
 from roost_worker.kernels.library import DTYPES, Kernels
 
@@ -37,7 +36,7 @@ def _load(choice: Literal["auto", "torch"], dtype: torch.dtype, device: torch.de
         raise NoKernelsError("the model is on a GPU")
     if dtype not in DTYPES:
         raise NoKernelsError(f"there are none for {str(dtype).removeprefix('torch.')}")
-    return Kernels(compiled(default_cache_dir() / "kernels"), threads)
+    return Kernels(compiled(), threads)
 
 
 def share_of_cores(ranks: int) -> int:

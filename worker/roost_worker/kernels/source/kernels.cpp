@@ -15,3 +15,12 @@ extern "C" const char* roost_units() {
 extern "C" roost::Threads* roost_threads_new(int count) { return new roost::Threads(count); }
 
 extern "C" void roost_threads_free(roost::Threads* threads) { delete threads; }
+
+extern "C" void roost_helper_limits(
+    int helpers, const int64_t* times, const uint8_t* stalled, int64_t count, int64_t* limits) {
+  roost::HelperLimit limit(helpers);
+  for (int64_t i = 0; i < count; ++i) {
+    limits[i] = limit.at(times[i]);
+    if (stalled[i] && limits[i] > 0) limit.stalled(times[i]);
+  }
+}

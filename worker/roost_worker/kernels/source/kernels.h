@@ -21,9 +21,8 @@ const char* roost_units();
 roost::Threads* roost_threads_new(int count);
 void roost_threads_free(roost::Threads* threads);
 
-// Root mean square norm (Zhang and Sennrich, 2019) of x [rows, size] with weight [size], into out [rows, size].
-void roost_rms_norm(roost::Threads* threads, int is_bfloat16, const void* x, const void* weight, int64_t rows,
-                    int64_t size, float eps, void* out);
+// For tests: the limits of helpers at each of `count` times, when jobs with helpers stall where `stalled` is not 0.
+void roost_helper_limits(int helpers, const int64_t* times, const uint8_t* stalled, int64_t count, int64_t* limits);
 
 // Memory for the weights of products; it must outlive them.
 roost::WeightMemory* roost_weights_new();

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "exponential.h"
 #include "kernels.h"
 #include "norm.h"
 #include "panel.h"
@@ -46,7 +47,12 @@ void convert(Value from, Value* to) {
 
 [[maybe_unused]] void convert(Bfloat16 from, float* to) { *to = to_float(from); }
 
-Floats silu(Floats x) { return x / (1 + exp(-x)); }
+// x / (1 + e^-x), by powers that are not greater than 1.
+Floats silu(Floats x) {
+  constexpr float kLog2E = 1.44269504f;
+  const Floats power = exp2((x < 0 ? x : -x) * kLog2E);
+  return x * (x < 0 ? power : broadcast(1)) / (1 + power);
+}
 
 template <class Value>
 void write(Floats values, int64_t count, const Value* residual, Value* out) {

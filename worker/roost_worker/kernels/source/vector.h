@@ -53,25 +53,6 @@ inline void from_float(Bfloat16* to, float value) {
   to->bits = static_cast<uint16_t>((nan ? word | 0x400000 : word + 0x7fff + ((word >> 16) & 1)) >> 16);
 }
 
-// e to the power of each lane, to about two units in the last place; below -87 and above 88, what it is there.
-inline Floats exp(Floats x) {
-  constexpr float kLowest = -87.0f, kHighest = 88.0f;
-  x = x < kLowest ? Floats{} + kLowest : x;
-  x = x > kHighest ? Floats{} + kHighest : x;
-  // x = count * ln 2 + rest; adding 1.5 * 2^23 leaves the count, rounded, in the lower bits.
-  const Floats shifted = x * 1.44269504f + 12582912.0f;
-  const Floats count = shifted - 12582912.0f;
-  const Floats rest = x - count * 0.693359375f - count * -2.12194440e-4f;
-  Floats power = rest * 1.9875691500e-4f + 1.3981999507e-3f;
-  power = power * rest + 8.3334519073e-3f;
-  power = power * rest + 4.1665795894e-2f;
-  power = power * rest + 1.6666665459e-1f;
-  power = power * rest + 5.0000001201e-1f;
-  power = power * rest * rest + rest + 1;
-  const Words scale = (reinterpret_cast<const Words&>(shifted) + 127) << 23;
-  return power * reinterpret_cast<const Floats&>(scale);
-}
-
 inline Floats broadcast(float value) { return Floats{} + value; }
 
 // The sum of all lanes, always in the same order.
