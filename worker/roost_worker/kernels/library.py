@@ -3,7 +3,7 @@
 import ctypes
 import weakref
 from collections.abc import Callable, Sequence
-from ctypes import POINTER, byref, c_char_p, c_float, c_int, c_int64, c_uint8, c_void_p
+from ctypes import POINTER, byref, c_char_p, c_float, c_int, c_int64, c_void_p
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -97,15 +97,15 @@ class Kernels:
         return product
 
 
-def helper_limits(library: Path, helpers: int, events: Sequence[tuple[int, bool]]) -> list[int]:
+def helper_limits(library: Path, helpers: int, events: Sequence[tuple[int, int]]) -> list[int]:
     """Return the most helpers of a job at each of `events`, as `source/helper_limit.h` says.
 
-    An event is a time in microseconds, and whether a job with helpers stalls then.
+    An event is a time, and for how long a job with helpers stalls then, or 0; in microseconds.
     """
     times = (c_int64 * len(events))(*(time for time, _ in events))
-    stalled = (c_uint8 * len(events))(*(stalled for _, stalled in events))
+    waited = (c_int64 * len(events))(*(waited for _, waited in events))
     limits = (c_int64 * len(events))()
-    _open(library).roost_helper_limits(helpers, times, stalled, len(events), limits)
+    _open(library).roost_helper_limits(helpers, times, waited, len(events), limits)
     return list(limits)
 
 

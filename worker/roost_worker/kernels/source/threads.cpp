@@ -87,8 +87,8 @@ void Threads::share(int64_t pieces, int helpers, Piece call, const void* work) {
   while (take_one()) ++taken;
   const int64_t ended = microseconds();
   await(pieces);
-  const int64_t now = microseconds();
-  if (now - ended > kStall + kStallPieces * (ended - begun) / std::max<int64_t>(taken, 1)) limit_.stalled(now);
+  const int64_t now = microseconds(), waited = now - ended;
+  if (waited > kStall + kStallPieces * (ended - begun) / std::max<int64_t>(taken, 1)) limit_.stalled(now, waited);
 }
 
 void Threads::await(int64_t pieces) {
