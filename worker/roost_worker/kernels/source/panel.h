@@ -35,8 +35,8 @@ constexpr int kVectors = kPanel / kWidth;
 typedef float Wide __attribute__((vector_size(4 * kWidth), aligned(4), may_alias));
 typedef uint32_t WideWords __attribute__((vector_size(4 * kWidth), aligned(4), may_alias));
 
-// Words that are fetched ahead, within the panel and into the next.
-constexpr int kAhead = 512;
+// Words that are fetched ahead, within the panel and into the next: at 12 rows, the time that memory needs to answer.
+constexpr int kAhead = 2048;
 
 template <int kRows>
 using Sums = Wide[kRows][kVectors];
