@@ -1,11 +1,13 @@
 """With compiled kernels a sequence's distributions are the same bits however its computation was cut or batched."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from compiled_kernels import needs_compiler
+from follower_rank import tensor_parallel
 from roost_worker.model.attention_kernels import KernelAttention
 from roost_worker.model.runner import TorchRunner, build_runner
 from runner_driver import Driver, Row, dummy_dir, on_cpu, prompts, worker_config
@@ -66,3 +68,15 @@ def test_a_rebuilt_sequence_goes_on_with_the_same_bits(runner: TorchRunner) -> N
     driver.generate([rebuilt], OUTPUT - 3, chunk=20)
     assert rebuilt.output == whole.output[3:]
     np.testing.assert_array_equal(rebuilt.logprobs, whole.logprobs[3:])
+
+
+@pytest.mark.parametrize(("name", "ranks"), [("llama-tiny", 2), ("smollm2-tiny", 3)])
+def test_ranks_change_no_bit_either(name: str, ranks: int, tmp_path: Path) -> None:
+    """Three ranks' parts are added in one order, whatever the batch: without strict determinism they are not."""
+    config = worker_config("bfloat16", memory_bytes=4 << 20, ranks=ranks)
+    config = replace(config, model=replace(config.model, determinism="strict"))
+    ids = prompts(1, 120)[0]
+    with tensor_parallel(config, dummy_dir(name, tmp_path, "bfloat16"), tmp_path) as (runner, _):
+        whole = generate(runner, ids)
+        for chunk in (1, 7, 50):
+            assert_same_bits([generate(runner, ids, chunk)], [whole])
