@@ -1,6 +1,7 @@
 #include "linear.h"
 
 #include <algorithm>
+#include <type_traits>
 #include <vector>
 
 #include "exponential.h"
@@ -75,7 +76,8 @@ class PackedLinear final : public Linear {
         panels_(round_up(results_, panel_results()) / panel_results()),
         words_(static_cast<uint32_t*>(memory.take(panels_ * steps_ * kPanel * sizeof(uint32_t)))),
         bias_(panels_ * kPanel) {
-    if (parts.norm) norm_.assign(static_cast<const Value*>(parts.norm), static_cast<const Value*>(parts.norm) + inputs_);
+    const Value* const norm = static_cast<const Value*>(parts.norm);
+    if (norm) norm_.assign(norm, norm + inputs_);
     const Value* const bias = static_cast<const Value*>(parts.bias);
     threads.run(panels_, [&](int64_t panel) {
       pack_panel(static_cast<const Value*>(parts.weight), panel);
@@ -121,7 +123,7 @@ class PackedLinear final : public Linear {
     }
   }
 
-  // The rows as panels multiply them: after the norm, with an even number of inputs, as floats where panels want floats.
+  // The rows as panels multiply them: after the norm, with inputs for whole steps, as floats where panels want floats.
   Rows<Input> prepare(Threads& threads, const Value* x, int64_t rows) const {
     static thread_local std::vector<Value> normed_rows;
     static thread_local std::vector<Input> padded_rows;
@@ -155,8 +157,8 @@ class PackedLinear final : public Linear {
       for (int64_t index = 0; index < tiles; ++index) {
         const Range tile = part_of(chunk.size(), tiles, index);
         const Input* const x = inputs.begin + (chunk.begin + tile.begin) * inputs.stride + step * Panel::kInputs;
-        kMultiply<Panel>[tile.size() - 1](
-            x, inputs.stride, words + step * kPanel, std::min(block, steps_ - step), step > 0, sums + tile.begin * kPanel);
+        kMultiply<Panel>[tile.size() - 1](x, inputs.stride, words + step * kPanel, std::min(block, steps_ - step),
+                                          step > 0, sums + tile.begin * kPanel);
       }
     }
     for (int64_t row = 0; row < chunk.size(); ++row) {

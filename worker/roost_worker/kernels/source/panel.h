@@ -109,8 +109,8 @@ struct Bfloat16Panel {
 
 #endif
 
-// Sums of kRows rows, `stride` inputs apart, over `steps` steps, into `sums` [kRows][kPanel]; on top of what is there if
-// `resumed`.
+// Sums of kRows rows, `stride` inputs apart, over `steps` steps, into `sums` [kRows][kPanel]; on top of what is there
+// if `resumed`.
 template <class Panel, int kRows>
 void multiply(const typename Panel::Input* x, int64_t stride, const uint32_t* words, int64_t steps, bool resumed,
               float* sums) {
