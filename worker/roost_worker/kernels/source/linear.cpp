@@ -16,8 +16,9 @@ namespace {
 constexpr int64_t kPieceRows = 8 * kTileRows;
 // Steps of a panel that several tiles of rows are multiplied with in turn: 128 KiB, which stay in the second cache.
 constexpr int64_t kBlockSteps = 1024;
-// Words that a piece multiplies with, counted once for each tile of rows: some microseconds.
-constexpr int64_t kPieceWords = 16384;
+// Words that a piece multiplies with, counted once for each tile of rows: some microseconds. What is fetched ahead at its
+// end is another thread's.
+constexpr int64_t kPieceWords = 65536;
 
 static_assert(kPanel == 2 * kLanes, "a gated panel holds as many gates as a vector has lanes, and as many values");
 
