@@ -1,7 +1,7 @@
 // The kernels as `roost_worker.kernels.library` declares them: plain C functions over addresses and sizes.
 //
-// Tensors are contiguous where nothing else is said. `is_bfloat16` tells the element type of all tensors that have no type
-// of their own: bfloat16, or else float.
+// Tensors are contiguous where nothing else is said. `is_bfloat16` tells the element type of all tensors that have no
+// type of their own: bfloat16, or else float.
 #pragma once
 
 #include <cstdint>
@@ -28,16 +28,16 @@ void roost_helper_limits(int helpers, const int64_t* times, const int64_t* waite
 roost::WeightMemory* roost_weights_new();
 void roost_weights_free(roost::WeightMemory* memory);
 
-// A product as `linear.h` describes it, with its weight packed into `memory`. `scales`, `bias` and `norm` may be null; with
-// scales the weight is int8, whatever the other tensors are.
-roost::Linear* roost_linear_new(roost::Threads* threads, roost::WeightMemory* memory, int is_bfloat16, const void* weight,
-                                const float* scales, const void* bias, const void* norm, float eps, int64_t outputs,
-                                int64_t inputs, int gated);
+// A product as `linear.h` describes it, with its weight packed into `memory`. `scales`, `bias` and `norm` may be null;
+// with scales the weight is int8, whatever the other tensors are.
+roost::Linear* roost_linear_new(roost::Threads* threads, roost::WeightMemory* memory, int is_bfloat16,
+                                const void* weight, const float* scales, const void* bias, const void* norm, float eps,
+                                int64_t outputs, int64_t inputs, int gated);
 void roost_linear_free(roost::Linear* linear);
 
 // x [rows, inputs] -> out [rows, results], plus `residual` [rows, results] unless it is null.
-void roost_linear(roost::Threads* threads, const roost::Linear* linear, const void* x, int64_t rows, const void* residual,
-                  void* out);
+void roost_linear(roost::Threads* threads, const roost::Linear* linear, const void* x, int64_t rows,
+                  const void* residual, void* out);
 
 // Norms, rotates and scales a batch's queries, into query [tokens, heads, head_dim], and writes its keys, treated alike
 // but for the scale, and values into kv. Blocks and places differ from token to token.

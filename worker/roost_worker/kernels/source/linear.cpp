@@ -1,9 +1,11 @@
 #include "linear.h"
 
 #include <algorithm>
+#include <type_traits>
 #include <vector>
 
 #include "exponential.h"
+#include "int8_panel.h"
 #include "kernels.h"
 #include "norm.h"
 #include "panel.h"
@@ -18,8 +20,9 @@ constexpr int64_t kPieceRows = 8 * kTileRows;
 constexpr int64_t kBlockInputs = 1024;
 // Tiles of rows for which an int8 weight is as well converted in each of them.
 constexpr int64_t kFewTiles = 4;
-// Words that a piece multiplies with, counted once for each tile of rows: some microseconds.
-constexpr int64_t kPieceWords = 16384;
+// Words that a piece multiplies with, counted once for each tile of rows: some microseconds. What is fetched ahead at
+// its end is another thread's.
+constexpr int64_t kPieceWords = 65536;
 
 static_assert(kPanel == 2 * kLanes, "a gated panel holds as many gates as a vector has lanes, and as many values");
 
@@ -81,7 +84,8 @@ class PackedLinear final : public Linear {
         words_(static_cast<uint32_t*>(memory.take(panels_ * steps_ * kPanel * sizeof(uint32_t)))),
         bias_(panels_ * kPanel),
         scales_(kIsScaled ? panels_ * kPanel : 0) {
-    if (parts.norm) norm_.assign(static_cast<const Value*>(parts.norm), static_cast<const Value*>(parts.norm) + inputs_);
+    const Value* const norm = static_cast<const Value*>(parts.norm);
+    if (norm) norm_.assign(norm, norm + inputs_);
     const Value* const bias = static_cast<const Value*>(parts.bias);
     threads.run(panels_, [&](int64_t panel) {
       pack_panel(static_cast<const Weight*>(parts.weight), panel);
@@ -130,7 +134,7 @@ class PackedLinear final : public Linear {
     }
   }
 
-  // The rows as panels multiply them: after the norm, with an even number of inputs, as floats where panels want floats.
+  // The rows as panels multiply them: after the norm, with inputs for whole steps, as floats where panels want floats.
   Rows<Input> prepare(Threads& threads, const Value* x, int64_t rows) const {
     static thread_local std::vector<Value> normed_rows;
     static thread_local std::vector<Input> padded_rows;
@@ -246,8 +250,8 @@ extern "C" WeightMemory* roost_weights_new() { return new WeightMemory; }
 extern "C" void roost_weights_free(WeightMemory* memory) { delete memory; }
 
 extern "C" Linear* roost_linear_new(Threads* threads, WeightMemory* memory, int is_bfloat16, const void* weight,
-                                    const float* scales, const void* bias, const void* norm, float eps, int64_t outputs,
-                                    int64_t inputs, int gated) {
+                                    const float* scales, const void* bias, const void* norm, float eps,
+                                    int64_t outputs, int64_t inputs, int gated) {
   const LinearParts parts{weight, scales, bias, norm, eps, outputs, inputs, gated != 0};
   return Linear::pack(is_bfloat16 != 0, parts, *memory, *threads).release();
 }

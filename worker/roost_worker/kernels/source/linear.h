@@ -29,13 +29,15 @@ class Linear {
   virtual void run(Threads& threads, const void* x, int64_t rows, const void* residual, void* out) const = 0;
 
   // Of float, or of bfloat16, tensors; the weight may be int8.
-  static std::unique_ptr<Linear> pack(bool is_bfloat16, const LinearParts& parts, WeightMemory& memory, Threads& threads);
-
-  int64_t results() const { return results_; }
+  static std::unique_ptr<Linear> pack(
+      bool is_bfloat16, const LinearParts& parts, WeightMemory& memory, Threads& threads);
 
  protected:
   explicit Linear(const LinearParts& parts)
-      : inputs_(parts.inputs), results_(parts.gated ? parts.outputs / 2 : parts.outputs), gated_(parts.gated), eps_(parts.eps) {}
+      : inputs_(parts.inputs),
+        results_(parts.gated ? parts.outputs / 2 : parts.outputs),
+        gated_(parts.gated),
+        eps_(parts.eps) {}
 
   const int64_t inputs_;
   const int64_t results_;

@@ -12,8 +12,8 @@
 namespace roost {
 
 // Threads that take pieces of one job at a time. The caller works too; a helper that has not begun when the pieces are
-// gone is not waited for, so that a thread that a neighbour keeps off its core costs what it has begun and no more. When
-// that happens again and again, fewer are asked.
+// gone is not waited for, so that a thread that a neighbour keeps off its core costs what it has begun and no more.
+// After a job that has waited for such a thread, fewer are asked for a while.
 class Threads {
  public:
   using Piece = void (*)(const void* work, int64_t piece);
@@ -25,8 +25,8 @@ class Threads {
 
   int count() const { return static_cast<int>(helpers_.size()) + 1; }
 
-  // Calls work(piece) for each piece of 0 .. pieces - 1, at most 2^20 - 1, in any order and on any thread; returns when all
-  // have returned. Not to be called from two threads, or from within a piece.
+  // Calls work(piece) for each piece of 0 .. pieces - 1, at most 2^20 - 1, in any order and on any thread; returns when
+  // all have returned. Not to be called from two threads, or from within a piece.
   template <class Work>
   void run(int64_t pieces, const Work& work) {
     const int helpers = pieces > 1 ? limit_of_helpers() : 0;
