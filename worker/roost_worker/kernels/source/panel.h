@@ -2,8 +2,8 @@
 //
 // A panel holds kPanel outputs of a weight [outputs, inputs]. It is an array [steps][kPanel] of 32-bit words; a step
 // takes one input of each row in float, two neighbours in bfloat16, or four in int8. Each sum is taken in the order of
-// the inputs, so that it depends on nothing but its row and its weights: whatever rows it is computed with, its bits are
-// the same.
+// the inputs, so that it depends on nothing but its row and its weights: whatever rows it is computed with, its bits
+// are the same.
 #pragma once
 
 #include <array>
