@@ -65,9 +65,11 @@ async def recorded_calls(url: str) -> dict[str, Call]:
         session_id = (await store.open(new_session(system="x" * 1200))).session_id
         began = await store.begin(begin_request(session_id))
         if name == "commit":
-            message = ({"role": "user", "content": "x" * 400},)
-            step = {"prompt": tuple(range(300)), "output": tuple(range(64)), "messages": message}
-            await store.commit(commit_request(session_id, began.ref, "step-1", **step))
+            ids, message = tuple(range(364)), {"role": "user", "content": "x" * 400}
+            step = commit_request(
+                session_id, began.ref, "step-1", prompt=ids[:300], output=ids[300:], messages=(message,)
+            )
+            await store.commit(step)
     await store.aclose()
     return calls
 
