@@ -208,7 +208,7 @@ class BeginRequest:
     """Whether it begins with a user's message."""
     demand: Demand = Demand()  # noqa: RUF009  # frozen
     first_worker: str = ""
-    """Worker to reserve at when the session has no log yet, and nothing of the step's runs anywhere; empty: none."""
+    """Worker to reserve at if the session has no log yet, unless the step was sent to one before; empty: none."""
 
 
 @dataclass(frozen=True, slots=True)
