@@ -4,6 +4,7 @@
     .venv/bin/python tests/benchmarks/bench_engine.py --engines roost vllm  # half of it; transformers is slow
     .venv/bin/python tests/benchmarks/bench_engine.py --quick --engines roost roost@cfb1da5 vllm --beside hog
     .venv/bin/python tests/benchmarks/bench_engine.py --cells 8x512+16 --rounds 1
+    .venv/bin/python tests/benchmarks/bench_engine.py --engines roost roost-torch    # what the compiled kernels bring
 
 A cell is batch x prompt + output tokens. Each engine is a process of its own, loaded once; a round measures every cell
 on every engine in turn, so that a drift of the machine meets all of them. Prefill runs new random prompts to their

