@@ -18,8 +18,8 @@ in Q8_0 whatever `--dtype` says. `vllm` has no tcmalloc and no libiomp, which it
 them; what was preloaded is in what it says of itself.
 `--beside hog` measures each cell twice in turn: with nothing beside, and with a process that computes without pause on
 the same cores.
-`--quick` takes about six minutes on two quiet cores with three engines and nothing beside. It leaves out prompts of
-2,048 tokens, where attention weighs most, and has 256 instead of 512 at batch 32; its two rounds show little spread.
+`--quick` takes four minutes on two quiet cores with AVX512-BF16, three engines and nothing beside. It leaves out
+prompts of 2,048 tokens, where attention weighs most, and its two rounds show little spread.
 The last line of stdout is one JSON document; `engine_summary.py` says what is in it.
 """
 
@@ -38,7 +38,7 @@ from engine_summary import PHASES, ROOST, Beside, Cell, Measured, Rates, summari
 from figures import emit, machine
 
 CELLS = "1x512+128,8x512+128,32x512+128,1x2048+64,8x2048+64,32x2048+64"
-QUICK_CELLS = "1x512+64,8x512+64,32x256+32"
+QUICK_CELLS = "1x512+64,8x512+64,32x512+64"
 DEFAULT_ENGINES = (ROOST, "vllm", "transformers")
 LEAD = 320
 """Tokens that the first row of a batch may get while the prompts of the others are read."""
