@@ -18,6 +18,7 @@ from roost.v1.worker_service_pb2 import (
     StreamEnd,
     StreamOpening,
     TrunkRequest,
+    TrunkResponse,
 )
 from roost_gateway.fleet.generate_call import GenerateReader, failure_of
 
@@ -88,6 +89,7 @@ class Trunk:
             grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata(), "the worker ended the trunk"
         )
         try:
+            response: TrunkResponse | Any
             while (response := await self._call.read()) is not grpc.aio.EOF:
                 if not self._known.done():
                     self._known.set_result(None)
