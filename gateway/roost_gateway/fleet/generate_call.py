@@ -65,8 +65,7 @@ class PlainCall:
 
     async def _read(self) -> None:
         try:
-            response: GenerateResponse | Any
-            while (response := await self._call.read()) is not grpc.aio.EOF:
+            while isinstance(response := await self._call.read(), GenerateResponse):
                 self._reader.take(response)
             error = await failure_of(self._call)
         except grpc.aio.AioRpcError as raised:

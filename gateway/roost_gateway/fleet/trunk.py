@@ -89,8 +89,7 @@ class Trunk:
             grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata(), "the worker ended the trunk"
         )
         try:
-            response: TrunkResponse | Any
-            while (response := await self._call.read()) is not grpc.aio.EOF:
+            while isinstance(response := await self._call.read(), TrunkResponse):
                 if not self._known.done():
                     self._known.set_result(None)
                 for frame in response.frames:

@@ -23,12 +23,13 @@ from roost_worker.server.session_check import SessionChecks
 from roost_worker.server.shell import Shell
 from roost_worker.server.stages import RENDERING, of_request
 from roost_worker.server.telemetry import generate_span, note_attempt
-from roost_worker.server.trunk import Trunks
+from roost_worker.server.trunk import Trunks, TrunkStream
 
 LOG = logging.getLogger(__name__)
 SECRET_KEY = "roost-pool-secret"
 _Reply = TypeVar("_Reply")
 _AnyContext = grpc.aio.ServicerContext[Any, Any]
+_CallOrStream = _AnyContext | TrunkStream
 
 
 class WorkerService(pb_grpc.WorkerServiceServicer):
@@ -45,7 +46,7 @@ class WorkerService(pb_grpc.WorkerServiceServicer):
         self, request_iterator: AsyncIterator[pb.GenerateRequest], context: Context
     ) -> None:
         async def call(shell: Shell) -> None:
-            with generate_span(self._tracer, context, shell) as span:
+            with generate_span(self._tracer, context.invocation_metadata() or (), shell) as span:
                 note_attempt(span, await generate(shell, context))
 
         await self._answer(context, call)
@@ -107,9 +108,7 @@ class WorkerService(pb_grpc.WorkerServiceServicer):
 
         return await self._answer(context, call)
 
-    async def _answer(
-        self, context: "grpc.aio.ServicerContext[Any, Any]", call: Callable[[Shell], Awaitable[_Reply]]
-    ) -> _Reply:
+    async def _answer(self, context: _CallOrStream, call: Callable[[Shell], Awaitable[_Reply]]) -> _Reply:
         try:
             self._check_secret(context)
             if self.shell is None:
@@ -122,7 +121,7 @@ class WorkerService(pb_grpc.WorkerServiceServicer):
             refused = refusals.failed()
         return await abort(context, refused)
 
-    def _check_secret(self, context: "grpc.aio.ServicerContext[Any, Any]") -> None:
+    def _check_secret(self, context: _CallOrStream) -> None:
         sent = dict(context.invocation_metadata() or ()).get(SECRET_KEY, b"")
         if not hmac.compare_digest(sent if isinstance(sent, bytes) else sent.encode(), self._secret):
             raise refusals.wrong_secret()

@@ -57,8 +57,7 @@ class TrunkStream:
     ) -> NoReturn:
         """End the stream with a status. Raise `grpc.aio.AbortError`."""
         rich = dict(trailing_metadata).get(_DETAILS_KEY, b"")
-        number: int = code.value[0]
-        self.status = pb.StreamEnd(code=number, message=details, details=rich)
+        self.status = _status(code, details, rich if isinstance(rich, bytes) else rich.encode())
         raise grpc.aio.AbortError("the stream was aborted")
 
     def end(self) -> None:
@@ -134,7 +133,7 @@ class _Trunk:
         await self._context.write(pb.TrunkResponse(frames=frames))
 
     async def _read(self) -> None:
-        while (request := await self._context.read()) is not grpc.aio.EOF:
+        while isinstance(request := await self._context.read(), pb.TrunkRequest):
             for frame in request.frames:
                 self._take(frame)
         for stream, _ in self._streams.values():
@@ -166,7 +165,7 @@ class _Trunk:
         self._last = number
         stream = TrunkStream(number, (*self._metadata, *metadata.items()), self._writer)
         if self._finishing:
-            stream.status = pb.StreamEnd(code=grpc.StatusCode.UNAVAILABLE.value[0], message="the worker stops")
+            stream.status = _status(grpc.StatusCode.UNAVAILABLE, "the worker stops")
             stream.end()
             return
         task = asyncio.create_task(self._run(stream), name=f"stream {number} of a trunk")
@@ -181,7 +180,7 @@ class _Trunk:
             pass  # with the stream's status
         except Exception as error:
             LOG.exception("a stream failed")
-            stream.status = pb.StreamEnd(code=grpc.StatusCode.UNKNOWN.value[0], message=f"{type(error).__name__}")
+            stream.status = _status(grpc.StatusCode.UNKNOWN, f"{type(error).__name__}: {error}")
         stream.end()
 
     def _ended(self, number: int, task: "asyncio.Task[None]") -> None:
@@ -198,3 +197,8 @@ class _Trunk:
         error = None if task.cancelled() else task.exception()
         if error is not None and not self._complete.done():
             self._complete.set_exception(error)
+
+
+def _status(code: grpc.StatusCode, message: str, details: bytes = b"") -> pb.StreamEnd:
+    number: int = code.value[0]
+    return pb.StreamEnd(code=number, message=message, details=details)
