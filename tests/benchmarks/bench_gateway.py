@@ -1,7 +1,8 @@
 """What the gateway adds: latency, CPU and messages per second over a null worker, against calling the worker directly.
 
-A step is 64 tokens, one each 20 ms unless `--tokens-per-second` says otherwise, over 1,000 prompt ids. They come as
-`--deltas` says, through the gateway and directly. Redis commits with `appendfsync always` on the folder given by
+A step is 64 tokens, one each 20 ms unless `--tokens-per-second` says otherwise, over 1,000 prompt ids; all steps have
+theirs at the same moments, as with the iterations of an engine. They come as `--deltas` says, through the gateway and
+directly. Redis commits with `appendfsync always` on the folder given by
 --redis-dir. Gateway, worker, Redis and this load generator are processes of their own and share the machine's cores: on
 two cores the generator and the worker take as much as the gateway, so the highest rate is the machine's.
 
@@ -17,7 +18,7 @@ busy: its latencies are then those of a queue that grows, and say nothing of a g
 
 The highest rate is looked for with `--deltas each` only: output that gathers is later than its limit by design.
 
-    python tests/benchmarks/bench_gateway.py [--quick] [--deltas none|interval|each]
+    python tests/benchmarks/bench_gateway.py [--quick] [--deltas none|interval|each] [--gateway-of CHECKOUT]
 
 The last line of stdout is one JSON document.
 """
@@ -43,7 +44,7 @@ sys.path[:0] = [
 from figures import emit, machine
 from gateway_load import INTERVAL, PROMPT_IDS, TOKENS, Direct, Meter, Sample, Through, load, measured
 
-from gateway_driver import POOL, publish_pool, serving
+from gateway_driver import POOL, ROOT, publish_pool, serving
 from measured_processes import Child, gateway_process
 from redis_servers import RedisServer
 from roost.contract.steps import Deltas
@@ -108,7 +109,7 @@ async def bench(arguments: argparse.Namespace) -> dict[str, Any]:
             redis, model={"name": "null", "contextTokens": 0}, roles=[{"name": "r", "maxOutputTokensPerStep": 64}]
         )
         worker = await _worker(redis, 1 / arguments.tokens_per_second)
-        gateway = await gateway_process(redis, Path(folder))
+        gateway = await gateway_process(redis, Path(folder), arguments.gateway_of)
         await serving(gateway.address)
         deltas = pb.Deltas.Value(f"DELTAS_{arguments.deltas.upper()}")
         direct, through = Direct(worker.address, deltas), Through(gateway.address, deltas)
@@ -176,6 +177,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a short run that checks the benchmark itself")
     parser.add_argument("--tokens-per-second", type=float, default=1 / INTERVAL, help="of each step")
     parser.add_argument("--deltas", default="interval", choices=[member.value for member in Deltas])
+    parser.add_argument("--gateway-of", type=Path, default=ROOT, help="measures the gateway of another checkout")
     parser.add_argument("--even", action="store_true", help="begin steps evenly: at 50/s in step with the deltas")
     parser.add_argument("--redis-dir", default="/tmp", help="folder of Redis's append-only file; a real disk")
     emit(uvloop.run(bench(parser.parse_args())))

@@ -20,9 +20,9 @@ class Child:
         self.address = ""
 
     @classmethod
-    async def start(cls, arguments: Sequence[str]) -> "Child":
-        """Runs `python ARGUMENTS` until it prints `listening on ADDRESS`."""
-        paths = [str(ROOT / part) for part in ("proto", "gateway", "worker", "tests/support")]
+    async def start(cls, arguments: Sequence[str], tree: Path = ROOT) -> "Child":
+        """Runs `python ARGUMENTS`, with the code of a checkout, until it prints `listening on ADDRESS`."""
+        paths = [str(tree / part) for part in ("proto", "gateway", "worker", "tests/support")]
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             *arguments,
@@ -48,6 +48,6 @@ class Child:
         self.process._transport.close()  # type: ignore[attr-defined]  # else its pipe is closed by the collector
 
 
-async def gateway_process(redis: RedisServer, folder: Path, **fields: Any) -> Child:
-    """A gateway that listens."""
-    return await Child.start(["-m", "roost_gateway", "--config", str(write_config(redis, folder, **fields))])
+async def gateway_process(redis: RedisServer, folder: Path, tree: Path = ROOT, **fields: Any) -> Child:
+    """A gateway that listens, of the code in `tree`."""
+    return await Child.start(["-m", "roost_gateway", "--config", str(write_config(redis, folder, **fields))], tree)
