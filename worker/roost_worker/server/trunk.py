@@ -107,8 +107,7 @@ class _Trunk:
         self._complete: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def serve(self) -> None:
-        await self._context.write(pb.TrunkResponse())  # by which the gateway knows that trunks are known here
-        writing = asyncio.create_task(self._writer.run(self._write), name="write to a gateway's trunk")
+        writing = asyncio.create_task(self._write(), name="write to a gateway's trunk")
         reading = asyncio.create_task(self._read(), name="read a gateway's trunk")
         for task in (writing, reading):
             task.add_done_callback(self._observe)
@@ -129,7 +128,11 @@ class _Trunk:
         self._finishing = True
         self._complete_if_idle()
 
-    async def _write(self, frames: list[pb.ResponseFrame]) -> None:
+    async def _write(self) -> None:
+        await self._context.write(pb.TrunkResponse())  # by which the gateway knows that trunks are known here
+        await self._writer.run(self._write_frames)
+
+    async def _write_frames(self, frames: list[pb.ResponseFrame]) -> None:
         await self._context.write(pb.TrunkResponse(frames=frames))
 
     async def _read(self) -> None:
