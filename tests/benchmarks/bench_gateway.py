@@ -16,7 +16,8 @@ Counted are steps that continue a session; those that begin one are told apart (
 process apart. A rate is saturated when steps ended slower than they were begun, or were shed because every session was
 busy: its latencies are then those of a queue that grows, and say nothing of a gateway.
 
-The highest rate is looked for with `--deltas each` only: output that gathers is later than its limit by design.
+The highest rate is looked for with `--deltas each` only, and without `--rates`: output that gathers is later than its
+limit by design.
 
     python tests/benchmarks/bench_gateway.py [--quick] [--deltas none|interval|each] [--gateway-of CHECKOUT]
 
@@ -101,6 +102,7 @@ def told(cpu_ms: dict[str, float]) -> str:
 
 async def bench(arguments: argparse.Namespace) -> dict[str, Any]:
     seconds, rates = (3.0, [20.0, 50.0]) if arguments.quick else (15.0, [50.0, 200.0])
+    rates = arguments.rates or rates
     ladder = [75.0, 100.0] if arguments.quick else [75.0, 100.0, 125.0, 150.0, 175.0, 200.0, 250.0, 300.0, 400.0]
     redis = RedisServer()
     redis.directory = Path(tempfile.mkdtemp(prefix="roost-bench-", dir=arguments.redis_dir))
@@ -160,7 +162,7 @@ async def _report(
         print(f"{rate:5.0f} steps/s  CPU a step: {told(result['cpu_ms_per_step'])}", flush=True)
         if result["saturated"]:
             print(f"{rate:5.0f} steps/s  SATURATED: {result['achieved_steps_per_second']} steps/s ended", flush=True)
-    if arguments.deltas == Deltas.EACH:
+    if arguments.deltas == Deltas.EACH and not arguments.rates:
         seconds = min(seconds, 8.0)
         report["highest"] = await highest_rate(ladder, seconds, through, meter, interval=interval, even=arguments.even)
     return report
@@ -177,6 +179,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a short run that checks the benchmark itself")
     parser.add_argument("--tokens-per-second", type=float, default=1 / INTERVAL, help="of each step")
     parser.add_argument("--deltas", default="interval", choices=[member.value for member in Deltas])
+    parser.add_argument("--rates", type=float, nargs="+", help="steps a second, in place of 20 and 50, or 50 and 200")
     parser.add_argument("--gateway-of", type=Path, default=ROOT, help="measures the gateway of another checkout")
     parser.add_argument("--even", action="store_true", help="begin steps evenly: at 50/s in step with the deltas")
     parser.add_argument("--redis-dir", default="/tmp", help="folder of Redis's append-only file; a real disk")
