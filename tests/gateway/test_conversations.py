@@ -6,7 +6,7 @@ import pytest
 
 from conversation_driver import CALLS, Agent, agent, last
 from gateway_driver import POOL, Rig, World, publish_pool, world
-from null_script import Script
+from null_script import BASE_ID, Script, token_text
 from redis_servers import RedisServer
 from roost.contract.messages import JsonSchema, Message, MessageRole, Sampling, ToolDefinition
 from roost.contract.reasons import Reason
@@ -171,8 +171,7 @@ async def test_a_conversation_goes_on_after_a_previous_response(redis_server: Re
 
 def client_output(w: World) -> Message:
     """What the null worker says."""
-    content = w.worker.commits and "".join(f"é{1000 + number} " for number in range(8))
-    return Message(A, content or "")
+    return Message(A, "".join(map(token_text, range(BASE_ID, BASE_ID + w.worker.script.tokens))))
 
 
 async def test_a_previous_response_is_read_from_the_log_when_the_index_lost_it(redis_server: RedisServer) -> None:

@@ -1,15 +1,15 @@
 """Pools that cannot run, each for a reason of its own, and how each is mended: played on a real API server, in the
 words in which the kubelet, the scheduler, KubeRay 1.6 and Serve 2.60 tell of it."""
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
 from played_place import Place
-from redis_servers import DURABLE, RedisServer, free_port
+from redis_servers import DURABLE, RedisServer
 from roost_operator.kubernetes import kinds
 from roost_operator.kubernetes.api import Document
 from roost_operator.plan import names
+from silent_server import silent_server
 
 Case = Callable[[Place], Awaitable[None]]
 SERVE_SAYS = """A replica failed to start with exception. Retrying 999999 more time(s). Error:
@@ -126,13 +126,7 @@ async def unreachable_store(place: Place) -> None:
 
 async def silent_store(place: Place) -> None:
     """Somebody takes the connection and never answers."""
-
-    async def silence(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read()
-        writer.close()
-
-    port = free_port()
-    async with await asyncio.start_server(silence, "127.0.0.1", port):
+    async with silent_server() as port:
         await place.secret("mute", url=f"redis://127.0.0.1:{port}")
         await place.pool("mute", store={"urlSecretRef": {"name": "mute"}})
         await place.told("mute", "StoreUnavailable")
