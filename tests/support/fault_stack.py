@@ -144,14 +144,17 @@ class FaultStack:
             descriptor = PoolKeys(self.stack.pool.pool).session(session)
             attempt, owner = await client.hmget(descriptor, "attempt:worker", "owner")
             worker_id = attempt or owner  # committed already: the worker that has just finished it
-        ports = [
-            lease.address.rpartition(":")[2] for lease in await self.stack.leases() if lease.worker_id == worker_id
-        ]
-        for process in self.stack.workers:
-            if process.pid and ports and _listens(process.pid, int(ports[0])):
-                process.kill()
-                return
-        raise AssertionError(f"no worker process serves {session}")
+        ports = list[int]()
+
+        async def is_published() -> bool:
+            """Not while a busy machine keeps the worker from renewing its lease."""
+            leases = await self.stack.leases()
+            ports[:] = [int(lease.address.rpartition(":")[2]) for lease in leases if lease.worker_id == worker_id]
+            return bool(ports)
+
+        await until(is_published, f"the lease of {worker_id}")
+        (victim,) = (each for each in self.stack.workers if each.pid and _listens(each.pid, ports[0]))
+        victim.kill()
 
     async def strike(self, victim: str, pid: int, session: Session) -> None:
         """Kills the party that a case is about while the process `pid` stands at a point."""

@@ -9,6 +9,11 @@ from roost_worker.engine.policies import DEFAULT_POLICY, POLICIES
 BLOCK_TOKENS = (16, 32, 64, 128)
 DTYPES = ("bfloat16", "float32", "float64")
 Dtype = Literal["bfloat16", "float32", "float64"]
+DETERMINISMS = ("relaxed", "strict")
+Determinism = Literal["relaxed", "strict"]
+QUANTIZATIONS = ("none", "int8")
+Quantization = Literal["none", "int8"]
+KERNELS = ("auto", "torch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +27,19 @@ class ModelConfig:
     tensor_parallel: int = 1
     context_tokens: int = 2048
     """Longest log of a session, in tokens."""
+    determinism: Determinism = "relaxed"
+    """`strict`: what is computed of a sequence does not depend, to the bit, on how its computation was cut, shared or
+    batched."""
+    quantization: Quantization = "none"
+    """`int8`: the layers' weights and the head's are rounded to int8, with a scale for each output."""
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype: {self.dtype!r} is unknown; use one of {', '.join(DTYPES)}")
+        if self.determinism not in DETERMINISMS:
+            raise ValueError(f"determinism: {self.determinism!r} is unknown; use one of {', '.join(DETERMINISMS)}")
+        if self.quantization not in QUANTIZATIONS:
+            raise ValueError(f"quantization: {self.quantization!r} is unknown; use one of {', '.join(QUANTIZATIONS)}")
         if self.tensor_parallel < 1:
             raise ValueError(f"tensorParallel: {self.tensor_parallel} must be at least 1")
         if self.context_tokens < 64:
@@ -72,7 +86,13 @@ class EngineConfig:
     max_draft_tokens: int = 16
     """Most tokens that are guessed at once from the context of a sequence whose request allows it; 0 guesses none."""
 
+    kernels: Literal["auto", "torch"] = "auto"
+    """What computes the model on CPUs: `auto` kernels that are compiled for the machine, where there is a compiler;
+    `torch` torch's operators."""
+
     def __post_init__(self) -> None:
+        if self.kernels not in KERNELS:
+            raise ValueError(f"engine.kernels: {self.kernels!r} is unknown; use one of {', '.join(KERNELS)}")
         if self.max_running < 1:
             raise ValueError(f"engine.maxRunning: {self.max_running} must be at least 1")
         if self.step_goal_seconds < 0:

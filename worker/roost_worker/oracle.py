@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from roost_worker.config import Quantization
 from roost_worker.engine.messages import SamplingParams
 from roost_worker.grammar import GrammarCompiler, GrammarError, GrammarState, fill_masks
+from roost_worker.kernels.int8_weight import Int8Weight
 from roost_worker.render.description import TemplateDescription
 
 NEAR_TIE = 5e-4
@@ -90,13 +92,15 @@ def judge(reports: Sequence[PositionReport]) -> Judgement:
 class Oracle:
     """Scores logs of one prepared model. Requires torch and transformers."""
 
-    def __init__(self, model_dir: Path) -> None:
-        """Load the model in float32, whatever its weights are stored in."""
+    def __init__(self, model_dir: Path, quantization: Quantization = "none") -> None:
+        """Load the model in float32, whatever its weights are stored in; with those of a worker that quantizes them."""
         import torch
         from transformers import AutoModelForCausalLM
 
         self._torch = torch
         model: Any = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
+        if quantization == "int8":
+            _round_weights(model)
         self._model = model.eval()
         self.vocab_size = int(model.config.vocab_size)
         eos = TemplateDescription.load(model_dir / "template.json").eos_token_ids
@@ -170,6 +174,15 @@ class Oracle:
             self._token_words = counter_rng.token_words(torch.arange(self.vocab_size))
         noise: Logits = counter_rng.gumbel(counter_rng.random_words(keys, self._token_words))[0].numpy()
         return noise
+
+
+def _round_weights(model: Any) -> None:
+    """Round the weights of all products, and no embedding: a head that is one gets a weight of its own."""
+    import torch
+
+    with torch.no_grad():
+        for module in [each for each in model.modules() if isinstance(each, torch.nn.Linear)]:
+            module.weight = torch.nn.Parameter(Int8Weight.of(module.weight).dense(), requires_grad=False)
 
 
 def _consume(grammar: GrammarState, token: int, step: int, index: int) -> None:

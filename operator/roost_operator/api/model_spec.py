@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from roost_operator.api.fields import Fields, Label, ModelName, Source, one_of
 from roost_operator.api.quantity import memory_bytes, optional_memory_bytes
-from roost_worker.config import BLOCK_TOKENS, Dtype, EngineConfig
+from roost_worker.config import BLOCK_TOKENS, Determinism, Dtype, EngineConfig, Quantization
 from roost_worker.engine.policies import DEFAULT_POLICY, POLICIES
 
 
@@ -122,6 +122,18 @@ class ModelSpec(Fields):
         "or dummy://config."
     )
     dtype: Dtype = Field(default="bfloat16", description="Number format of weights and KV cache.")
+    quantization: Quantization = Field(
+        default="none",
+        description="Format in which the weights of layers and head are kept and read. none: dtype. int8: rounded to "
+        "8 bits with a scale for each output. On CPUs with a C++ compiler in the workers' image that takes about half "
+        "of bfloat16's memory and time for a few steps at once; elsewhere nothing is saved. It is another revision.",
+    )
+    determinism: Determinism = Field(
+        default="relaxed",
+        description="Whether a session continues bit for bit alike wherever and however often its KV is computed. "
+        "relaxed: alike but for rounding, which may decide between tokens that are nearly as likely. strict: to the "
+        "bit, also in bfloat16; for workers on CPUs with a C++ compiler in their image, the others do not start.",
+    )
     tensor_parallel: int = Field(default=1, ge=1, le=64, description="Ranks that share one copy of the model.")
     context_tokens: int = Field(default=2048, ge=64, le=1_048_576, description="Longest log of a session, in tokens.")
     thinking: Thinking = Field(

@@ -27,6 +27,8 @@ def worker_config(
             dtype=model.dtype,
             tensor_parallel=model.tensor_parallel,
             context_tokens=model.context_tokens,
+            determinism=model.determinism,
+            quantization=model.quantization,
         ),
         kv=KvConfig(
             block_tokens=model.kv_cache.block_tokens,

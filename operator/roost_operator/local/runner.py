@@ -132,7 +132,7 @@ class LocalStack:
         await self._redis_process.start()
         self._link = RedisLink.open(self._redis.url, socket_timeout=5.0)
         try:
-            await self._publish(self._link, model.revision)
+            await self._publish(self._link, model.revision_in(self.pool.spec.model.quantization))
         except (StoreAwayError, Refused) as error:
             log = self._redis_process.command.log
             raise StackError(f"{error}; the end of {log}:\n{log_end(log)}") from error

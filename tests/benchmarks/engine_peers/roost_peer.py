@@ -9,6 +9,7 @@ from peer_loop import Progress, Prompts, serve, settings
 from roost_worker.config import EngineConfig, KvConfig, ModelConfig, WorkerConfig
 from roost_worker.engine.engine import Engine
 from roost_worker.engine.messages import Cancel, SamplingParams, Submit
+from roost_worker.model.kernel_choice import share_of_cores
 from roost_worker.model.runner import build_runner
 
 BATCH_TOKENS = {"cpu": 256, "cuda": 4096}
@@ -22,7 +23,7 @@ def main() -> None:
         pool="bench/engine",
         model=ModelConfig("model", "file:///bench", given["dtype"], 1, given["context"]),
         kv=KvConfig(memory_bytes=given["kv_bytes"]),
-        engine=EngineConfig(max_running=32, max_batch_tokens=BATCH_TOKENS[device]),
+        engine=EngineConfig(max_running=32, max_batch_tokens=BATCH_TOKENS[device], kernels=given["kernels"]),
     )
     engine = Engine(build_runner(config, Path(given["model_dir"])), config.engine, given["context"])
 
@@ -42,7 +43,8 @@ def main() -> None:
         "engine": "roost",
         "torch": torch.__version__,
         "device": torch.cuda.get_device_name() if device == "cuda" else device,
-        "threads": torch.get_num_threads(),
+        "threads": share_of_cores(1),
+        "kernels": config.engine.kernels,
         "block_tokens": config.kv.block_tokens,
         "max_batch_tokens": config.engine.max_batch_tokens,
         "kv_tokens": engine.info.capacity_tokens,

@@ -1,4 +1,4 @@
-"""`roost model prepare` says where the model is, or why not."""
+"""`roost model prepare` says where the model is, or why not, and what it would run on."""
 
 import io
 from pathlib import Path
@@ -16,7 +16,8 @@ def test_it_prints_revision_and_folder(tmp_path: Path) -> None:
     prepared = ModelStore(tmp_path).prepare("dummy://llama-tiny", "float32")
     assert result.exit_code == 0
     assert result.stdout == f"{prepared.revision[:12]} {prepared.path}\n"
-    assert result.stderr == ""
+    assert result.stderr.startswith("on this machine's CPU the model runs on ")
+    assert result.stderr.count("\n") == 1
 
 
 def test_without_a_terminal_each_stage_is_one_line() -> None:

@@ -1,8 +1,9 @@
 """The real SmolLM2-135M in float32: greedy output is the oracle's, up to near ties."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from follower_rank import tensor_parallel
 from roost_worker.convert.store import ModelStore
 from roost_worker.engine.plan import Runner
 from roost_worker.model.runner import build_runner
+from roost_worker.oracle import JudgedStep, Oracle, judge
 from runner_driver import Driver, Row, worker_config
 
 if TYPE_CHECKING:
@@ -74,6 +76,20 @@ def _assert_oracle_agrees(oracle: "PreTrainedModel", rows: Sequence[Row]) -> Non
 def test_greedy_output_is_the_oracles(model_dir: Path, prompts: list[list[int]], oracle: "PreTrainedModel") -> None:
     rows = _generate(build_runner(worker_config("float32", memory_bytes=MEMORY), model_dir), prompts, 32)
     _assert_oracle_agrees(oracle, rows)
+
+
+@pytest.mark.parametrize("kernels", ["auto", "torch"])
+def test_greedy_output_with_int8_weights_is_the_oracles(
+    model_dir: Path, prompts: list[list[int]], kernels: Literal["auto", "torch"]
+) -> None:
+    config = worker_config("float32", memory_bytes=MEMORY)
+    model, engine = replace(config.model, quantization="int8"), replace(config.engine, kernels=kernels)
+    rows = _generate(build_runner(replace(config, model=model, engine=engine), model_dir), prompts[:2], 16)
+    steps = [JudgedStep(row.ids[: -len(row.output)], row.output) for row in rows]
+    oracle = Oracle(model_dir, "int8")
+    judgement = judge([report for step in steps for report in oracle.score([step])])
+    assert judgement.token_exact
+    assert judgement.positions == 32
 
 
 def test_three_ranks_give_the_oracles_output(

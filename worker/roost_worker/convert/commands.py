@@ -14,6 +14,7 @@ from roost_worker.convert.errors import ConvertError
 from roost_worker.convert.layout import PreparedModel
 from roost_worker.convert.show import describe
 from roost_worker.convert.store import ModelStore
+from roost_worker.kernels.compiler import NoKernelsError, compiled
 
 model = typer.Typer(help="Prepare models.", no_args_is_help=True, add_completion=False)
 
@@ -32,10 +33,11 @@ CacheDir = Annotated[Path | None, typer.Option(help="Default: $ROOST_CACHE or ~/
 
 @model.command()
 def prepare(source: Source, dtype: Dtype = "bfloat16", cache_dir: CacheDir = None) -> None:
-    """Fetch and convert a model into the model store, unless it is there already."""
+    """Fetch and convert a model into the model store, and compile the kernels, unless that was done before."""
     console = Console(stderr=True)
     with _errors_reported():
         prepared = _with_progress(console, ModelStore(cache_dir), source, dtype)
+    console.print(_kernels(dtype), markup=False, highlight=False, soft_wrap=True)
     print(f"{prepared.revision[:12]} {prepared.path}")
 
 
@@ -48,6 +50,17 @@ def show(source: Source, dtype: Dtype = "bfloat16", cache_dir: CacheDir = None) 
             raise ConvertError(f"{source} is not in the model store in {dtype}; run `roost model prepare` first")
     for name, value in describe(prepared):
         print(f"{name:<12} {value}")
+
+
+def _kernels(dtype: str) -> str:
+    """Compile the kernels, unless that was done before; return what the model would run on here."""
+    try:
+        if dtype == "float64":
+            raise NoKernelsError("there are no kernels for float64")
+        compiled()
+    except NoKernelsError as error:
+        return f"on this machine's CPU the model runs on torch's operators, because {error}"
+    return "on this machine's CPU the model runs on kernels compiled for it"
 
 
 @contextmanager

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from roost_worker.config import Quantization
+
 WEIGHTS = "model.safetensors"
 FILES = ("config.json", WEIGHTS, "tokenizer.json", "template.json", "revision.json")
 LAYOUT_VERSION = 2
@@ -28,6 +30,12 @@ class PreparedModel:
     revision: str
     source: str
     dtype: str
+
+    def revision_in(self, quantization: Quantization) -> str:
+        """Return the revision that a worker serves whose weights are quantized so: other weights are another model."""
+        if quantization == "none":
+            return self.revision
+        return hashlib.sha256(f"{self.revision} {quantization}".encode()).hexdigest()[:16]
 
 
 def digest_file(path: Path) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from roost_worker.cache import default_cache_dir
 from roost_worker.config import DTYPES
 from roost_worker.convert.dummy import write_dummy
 from roost_worker.convert.errors import ConvertError
@@ -29,11 +30,6 @@ from roost_worker.convert.source import Source, parse_source
 
 def _silent(stage: str, fraction: float) -> None:
     pass
-
-
-def default_cache_dir() -> Path:
-    """Return `$ROOST_CACHE`, or `~/.cache/roost`."""
-    return Path(os.environ.get("ROOST_CACHE") or Path.home() / ".cache" / "roost").expanduser()
 
 
 class ModelStore:

@@ -1,10 +1,9 @@
 """Attention over paged KV: the interface of a backend, and what backends share.
 
-A backend prepares each batch once (`prepare`); then every layer calls `attend` with the result. The layer has already
-written the batch's keys and values into the cache.
+A backend prepares each batch once (`prepare`); then every layer calls `attend` with the result. How keys and values lie
+within a block is the backend's own affair; others copy blocks as bytes.
 """
 
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -12,16 +11,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from roost_worker.model.batch import BatchTensors, Span
+from roost_worker.model.heads import Heads
 from roost_worker.model.kv_cache import LayerKv
-
-
-@dataclass(frozen=True, slots=True)
-class NewTokens:
-    """A batch's rows: queries [tokens, heads, head_dim], keys and values [tokens, kv_heads, head_dim], rotated."""
-
-    query: Tensor
-    key: Tensor
-    value: Tensor
+from roost_worker.model.rotary import RotaryTable
 
 
 class AttentionBackend(Protocol):
@@ -31,8 +23,14 @@ class AttentionBackend(Protocol):
         """Return index tensors and masks that all layers share; they are passed to `attend` as they are."""
         ...
 
-    def attend(self, new: NewTokens, kv: LayerKv, metadata: Any) -> Tensor:
-        """Return attention outputs, [tokens, heads * head_dim]. `kv` already contains `new`'s keys and values."""
+    def attend(self, qkv: Tensor, heads: Heads, rotary: RotaryTable, kv: LayerKv, metadata: Any) -> Tensor:
+        """Write the batch's keys and values to `kv`, and return attention outputs, [tokens, heads * head_dim].
+
+        Args:
+            qkv: the fused projection, [tokens, (heads + 2 kv_heads) * head_dim].
+            heads: what to do with its queries and keys first; `Heads.split` is the definition.
+            rotary: the rows of the batch's positions.
+        """
         ...
 
 

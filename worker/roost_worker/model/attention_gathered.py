@@ -1,4 +1,4 @@
-"""The engine's attention: KV of rows of similar length is gathered into scratch memory for one SDPA call.
+"""Attention by torch's operators: KV of rows of similar length is gathered into scratch memory for one SDPA call.
 
 A decode row is one query per head against a long KV. The query heads that share a KV head become the queries of one
 attention, so that their keys are read once. On CPUs, with scratch that fits the CPU's cache, that takes 0.6 of the time
@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from roost_worker.model.attention import NewTokens
 from roost_worker.model.attention_prefill import MatmulPrefill, PrefillSpan, SdpaPrefill
 from roost_worker.model.batch import BatchTensors, Span, to_device
+from roost_worker.model.heads import Heads, NewTokens
 from roost_worker.model.kv_cache import KvShape, LayerKv
 from roost_worker.model.precision import has_bfloat16_units
+from roost_worker.model.rotary import RotaryTable
 
 SCRATCH_BYTES = {"cpu": 7 << 19, "cuda": 256 << 20}
 """Bytes of the gathered keys of one group of rows; the values take as many again."""
@@ -50,6 +51,7 @@ class DecodeGroup:
 class GatheredMetadata:
     """What all layers share of one batch."""
 
+    batch: BatchTensors
     decode: tuple[DecodeGroup, ...]
     prefill: tuple[tuple[PrefillSpan, Tensor], ...]
     """Each with the blocks to gather, [length / block_tokens] int64."""
@@ -75,7 +77,7 @@ def _similar(shorter: int, longest: int) -> bool:
 
 
 class GatheredAttention:
-    """The backend of CPUs and GPUs; see AttentionBackend."""
+    """The backend of GPUs, and of CPUs without compiled kernels; see AttentionBackend."""
 
     def __init__(self, shape: KvShape, dtype: torch.dtype, device: torch.device) -> None:
         self._shape = shape
@@ -94,7 +96,7 @@ class GatheredAttention:
         )
         prefill = tuple(self._prefill_span(span) for span in batch.prefill)
         self._make_room(max([g.blocks.numel() for g in decode] + [blocks.numel() for _, blocks in prefill], default=0))
-        return GatheredMetadata(decode, prefill)
+        return GatheredMetadata(batch, decode, prefill)
 
     def _make_room(self, blocks: int) -> None:
         size = blocks * self._shape.block_tokens * self._shape.kv_heads * self._shape.head_dim
@@ -123,7 +125,12 @@ class GatheredAttention:
             blocks[: len(span.block_ids)] = span.block_ids
         return prefill, to_device(blocks, self._device)
 
-    def attend(self, new: NewTokens, kv: LayerKv, metadata: GatheredMetadata) -> Tensor:
+    def attend(self, qkv: Tensor, heads: Heads, rotary: RotaryTable, kv: LayerKv, metadata: GatheredMetadata) -> Tensor:
+        new = heads.split(qkv, rotary)
+        kv.write(metadata.batch.kv_blocks, metadata.batch.kv_offsets, new.key, new.value)
+        return self._attend(new, kv, metadata)
+
+    def _attend(self, new: NewTokens, kv: LayerKv, metadata: GatheredMetadata) -> Tensor:
         tokens, heads, head_dim = new.query.shape
         out = new.query.new_empty(tokens, heads * head_dim)
         if metadata.decode:

@@ -2,6 +2,7 @@
 
 Layout `[blocks, layers, 2, block_tokens, kv_heads_local, head_dim]`, so that a block with all its layers is one
 contiguous run of memory. Block 0 is the null block: padding refers to it, and it is never written, so it stays zero.
+A backend may use the bytes of a block's keys, and those of its values, in an order of its own.
 """
 
 import os
@@ -36,7 +37,7 @@ class KvShape:
 
 @dataclass(frozen=True, slots=True)
 class LayerKv:
-    """One layer's keys and values, as a backend sees them: views of `kv[:, layer]`."""
+    """One layer's keys and values: views of `kv[:, layer]`, in the order of `AttentionBackend`s that gather."""
 
     keys: Tensor
     """[blocks, block_tokens, kv_heads, head_dim]; contiguous within a block, not from block to block."""

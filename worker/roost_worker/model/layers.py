@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from roost_worker.model.config import DecoderConfig
-from roost_worker.model.linear import Linear
+from roost_worker.model.linear import Linears
 from roost_worker.model.loader import Weights
+from roost_worker.model.norm import RMSNorm
 from roost_worker.model.parallel import RankGroup
 
 
@@ -34,18 +35,6 @@ class HeadShare:
         return cls(heads, kv_heads, first_head, first_head * config.num_kv_heads // config.num_heads)
 
 
-class RMSNorm:
-    """Root mean square norm (Zhang and Sennrich, 2019) over the last dimension."""
-
-    def __init__(self, weights: Weights, name: str, size: int, eps: float) -> None:
-        self._weight = weights.whole(name, (size,))
-        self._shape = (size,)
-        self._eps = eps
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return functional.rms_norm(x, self._shape, self._weight, self._eps)
-
-
 @dataclass(frozen=True, slots=True)
 class RowRange:
     """Rows start .. stop of the weight `name`, which has `rows` rows in all."""
@@ -57,12 +46,25 @@ class RowRange:
 
 
 class ColumnParallelLinear:
-    """Several weights with the same input, fused: [tokens, columns] -> [tokens, sum of the parts' rows]."""
+    """Several weights with the same input, fused: [tokens, columns] -> [tokens, sum of the parts' rows].
 
-    def __init__(self, weights: Weights, parts: Sequence[RowRange], columns: int, bias: bool) -> None:
+    `norm` and `gated` are those of `Linears.of`.
+    """
+
+    def __init__(
+        self,
+        weights: Weights,
+        parts: Sequence[RowRange],
+        columns: int,
+        *,
+        bias: bool,
+        norm: RMSNorm,
+        gated: bool = False,
+        linears: Linears,
+    ) -> None:
         weight = torch.cat([weights.rows(f"{p.name}.weight", (p.rows, columns), p.start, p.stop) for p in parts])
         biases = [weights.rows(f"{p.name}.bias", (p.rows,), p.start, p.stop) for p in parts] if bias else []
-        self._linear = Linear(weight, torch.cat(biases) if biases else None)
+        self._linear = linears.of(weight, torch.cat(biases) if biases else None, norm=norm, gated=gated)
 
     def __call__(self, x: Tensor) -> Tensor:
         return self._linear(x)
@@ -71,27 +73,40 @@ class ColumnParallelLinear:
 class RowParallelLinear:
     """A weight whose input is spread over the ranks: [tokens, columns / world] -> [tokens, rows], summed."""
 
-    def __init__(self, weights: Weights, name: str, shape: tuple[int, int], bias: bool, group: RankGroup) -> None:
+    def __init__(
+        self,
+        weights: Weights,
+        name: str,
+        shape: tuple[int, int],
+        group: RankGroup,
+        *,
+        bias: bool,
+        linears: Linears,
+    ) -> None:
         share = shape[1] // group.world
         start = group.rank * share
         # Only rank 0 adds the bias, so that it is in the sum once.
         own_bias = weights.whole(f"{name}.bias", shape[:1]) if bias and group.rank == 0 else None
-        self._linear = Linear(weights.columns(f"{name}.weight", shape, start, start + share), own_bias)
+        weight = weights.columns(f"{name}.weight", shape, start, start + share)
+        self._linear = linears.of(weight, own_bias)
         self._group = group
 
-    def __call__(self, x: Tensor) -> Tensor:
-        return self._group.sum(self._linear(x))
+    def __call__(self, x: Tensor, residual: Tensor) -> Tensor:
+        """Return residual [tokens, rows] + the product."""
+        if self._group.world == 1:
+            return self._linear(x, residual)
+        return residual + self._group.sum(self._linear(x))
 
 
 class VocabularyHead:
     """Turns hidden rows into logits. Each rank computes an equal share of the vocabulary; rank 0 joins them."""
 
-    def __init__(self, weight: Tensor, group: RankGroup) -> None:
+    def __init__(self, weight: Tensor, norm: RMSNorm, group: RankGroup, linears: Linears) -> None:
         """`weight` is the whole weight [vocabulary, hidden]; it may be the embedding's (tied)."""
         self._vocab = weight.shape[0]
         self._share = -(-self._vocab // group.world)
         start = min(group.rank * self._share, self._vocab)
-        self._linear = Linear(weight[start : start + self._share])
+        self._linear = linears.of(weight[start : start + self._share], norm=norm)
         self._group = group
 
     def __call__(self, hidden: Tensor) -> Tensor | None:

@@ -3,45 +3,52 @@
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn import functional
 
-from roost_worker.model.attention import AttentionBackend, NewTokens
+from roost_worker.model.attention import AttentionBackend
 from roost_worker.model.batch import BatchTensors
 from roost_worker.model.config import DecoderConfig
+from roost_worker.model.heads import Heads
 from roost_worker.model.kv_cache import LayerKv, PagedKvCache
 from roost_worker.model.layers import (
     ColumnParallelLinear,
     HeadShare,
-    RMSNorm,
     RowParallelLinear,
     RowRange,
     VocabularyHead,
 )
+from roost_worker.model.linear import Linears
 from roost_worker.model.loader import Weights
+from roost_worker.model.norm import RMSNorm
 from roost_worker.model.parallel import RankGroup
 from roost_worker.model.rotary import RotaryTable
 
 
 @dataclass(frozen=True, slots=True)
 class BatchMetadata:
-    """What all layers share of one batch: where KV goes, the attention backend, and what it prepared."""
+    """What all layers share of one batch: the attention backend, and what it prepared."""
 
-    batch: BatchTensors
     backend: AttentionBackend
     prepared: Any
 
 
 class Attention:
-    """Projections, rotation and grouped-query attention of one layer."""
+    """x + attention(norm(x)): projections, rotation and grouped-query attention of one layer."""
 
     def __init__(
-        self, weights: Weights, prefix: str, config: DecoderConfig, group: RankGroup, *, rotates: bool
+        self,
+        weights: Weights,
+        prefix: str,
+        norm: RMSNorm,
+        config: DecoderConfig,
+        group: RankGroup,
+        linears: Linears,
+        *,
+        rotates: bool,
     ) -> None:
-        self._share = share = HeadShare.of(config, group)
-        self._rotates = rotates
-        self._head_dim = size = config.head_dim
+        share = HeadShare.of(config, group)
+        size = config.head_dim
         query = RowRange(
             f"{prefix}.q_proj",
             config.num_heads * size,
@@ -52,66 +59,69 @@ class Attention:
         keys, values = (
             RowRange(f"{prefix}.{name}", config.num_kv_heads * size, first, last) for name in ("k_proj", "v_proj")
         )
-        self._qkv = ColumnParallelLinear(weights, (query, keys, values), config.hidden_size, config.qkv_bias)
+        self._qkv = ColumnParallelLinear(
+            weights, (query, keys, values), config.hidden_size, bias=config.qkv_bias, norm=norm, linears=linears
+        )
         out_shape = (config.hidden_size, config.num_heads * size)
-        self._out = RowParallelLinear(weights, f"{prefix}.o_proj", out_shape, config.output_bias, group)
-        self._query_norm = self._key_norm = None
+        self._out = RowParallelLinear(
+            weights, f"{prefix}.o_proj", out_shape, group, bias=config.output_bias, linears=linears
+        )
+        query_norm = key_norm = None
         if config.query_key_norm:
-            self._query_norm = RMSNorm(weights, f"{prefix}.q_norm.weight", size, config.norm_eps)
-            self._key_norm = RMSNorm(weights, f"{prefix}.k_norm.weight", size, config.norm_eps)
+            query_norm = RMSNorm(weights, f"{prefix}.q_norm.weight", size, config.norm_eps)
+            key_norm = RMSNorm(weights, f"{prefix}.k_norm.weight", size, config.norm_eps)
+        self._heads = Heads(share, size, query_norm, key_norm, rotates)
 
     def __call__(self, x: Tensor, rotary: RotaryTable, metadata: BatchMetadata, kv: LayerKv) -> Tensor:
-        new = self._project(x, rotary)
-        kv.write(metadata.batch.kv_blocks, metadata.batch.kv_offsets, new.key, new.value)
-        return self._out(metadata.backend.attend(new, kv, metadata.prepared))
-
-    def _project(self, x: Tensor, rotary: RotaryTable) -> NewTokens:
-        heads, kv_heads = self._share.heads, self._share.kv_heads
-        qkv = self._qkv(x).view(x.shape[0], heads + 2 * kv_heads, self._head_dim)
-        query_key, value = torch.split(qkv, [heads + kv_heads, kv_heads], dim=1)
-        if self._query_norm is not None and self._key_norm is not None:
-            query_key = torch.cat((self._query_norm(query_key[:, :heads]), self._key_norm(query_key[:, heads:])), dim=1)
-        if self._rotates:
-            query_key = rotary.rotate(query_key)
-        query, key = torch.split(query_key, [heads, kv_heads], dim=1)
-        return NewTokens(query if rotary.query_scale is None else query * rotary.query_scale, key, value)
+        attended = metadata.backend.attend(self._qkv(x), self._heads, rotary, kv, metadata.prepared)
+        return self._out(attended, residual=x)
 
 
 class FeedForward:
-    """The gated unit (SwiGLU, Shazeer, 2020) of one layer."""
+    """x + gated unit(norm(x)): the feed-forward network (SwiGLU, Shazeer, 2020) of one layer."""
 
-    def __init__(self, weights: Weights, prefix: str, config: DecoderConfig, group: RankGroup) -> None:
+    def __init__(
+        self,
+        weights: Weights,
+        prefix: str,
+        norm: RMSNorm,
+        config: DecoderConfig,
+        group: RankGroup,
+        linears: Linears,
+    ) -> None:
         share = config.intermediate_size // group.world
         start = group.rank * share
         parts = [
             RowRange(f"{prefix}.{name}", config.intermediate_size, start, start + share)
             for name in ("gate_proj", "up_proj")
         ]
-        self._gate_up = ColumnParallelLinear(weights, parts, config.hidden_size, config.mlp_bias)
+        self._gate_up = ColumnParallelLinear(
+            weights, parts, config.hidden_size, bias=config.mlp_bias, norm=norm, gated=True, linears=linears
+        )
         down_shape = (config.hidden_size, config.intermediate_size)
-        self._down = RowParallelLinear(weights, f"{prefix}.down_proj", down_shape, config.mlp_bias, group)
+        self._down = RowParallelLinear(
+            weights, f"{prefix}.down_proj", down_shape, group, bias=config.mlp_bias, linears=linears
+        )
 
     def __call__(self, x: Tensor) -> Tensor:
-        gate, up = self._gate_up(x).chunk(2, dim=-1)
-        return self._down(functional.silu(gate).mul_(up))
+        return self._down(self._gate_up(x), residual=x)
 
 
 class DecoderLayer:
     """One layer: a pure function of (x, rotary positions, metadata, kv), except that it writes KV rows."""
 
-    def __init__(self, weights: Weights, index: int, config: DecoderConfig, group: RankGroup) -> None:
+    def __init__(self, weights: Weights, index: int, config: DecoderConfig, group: RankGroup, linears: Linears) -> None:
         prefix = f"model.layers.{index}"
-        self._input_norm = RMSNorm(weights, f"{prefix}.input_layernorm.weight", config.hidden_size, config.norm_eps)
-        rotates = index not in config.unrotated_layers
-        self._attention = Attention(weights, f"{prefix}.self_attn", config, group, rotates=rotates)
-        self._post_norm = RMSNorm(
-            weights, f"{prefix}.post_attention_layernorm.weight", config.hidden_size, config.norm_eps
+        input_norm, post_norm = (
+            RMSNorm(weights, f"{prefix}.{name}.weight", config.hidden_size, config.norm_eps)
+            for name in ("input_layernorm", "post_attention_layernorm")
         )
-        self._feed_forward = FeedForward(weights, f"{prefix}.mlp", config, group)
+        rotates = index not in config.unrotated_layers
+        self._attention = Attention(weights, f"{prefix}.self_attn", input_norm, config, group, linears, rotates=rotates)
+        self._feed_forward = FeedForward(weights, f"{prefix}.mlp", post_norm, config, group, linears)
 
     def __call__(self, x: Tensor, rotary: RotaryTable, metadata: BatchMetadata, kv: LayerKv) -> Tensor:
-        x = x + self._attention(self._input_norm(x), rotary, metadata, kv)
-        return x + self._feed_forward(self._post_norm(x))
+        return self._feed_forward(self._attention(x, rotary, metadata, kv))
 
 
 class Llama:
@@ -120,26 +130,29 @@ class Llama:
     Args:
         weights: with HF Llama's tensor names. Every rank opens the same file and reads its own share.
         positions: most tokens of a context.
+        linears: how products are built.
     Raises:
         WeightsError: a tensor is missing or does not have the config's shape.
     """
 
-    def __init__(self, weights: Weights, config: DecoderConfig, group: RankGroup, positions: int) -> None:
+    def __init__(
+        self, weights: Weights, config: DecoderConfig, group: RankGroup, positions: int, linears: Linears
+    ) -> None:
         shape = (config.vocab_size, config.hidden_size)
         self._embedding = weights.whole("model.embed_tokens.weight", shape)
-        self._layers = [DecoderLayer(weights, i, config, group) for i in range(config.num_layers)]
-        self._norm = RMSNorm(weights, "model.norm.weight", config.hidden_size, config.norm_eps)
+        self._layers = [DecoderLayer(weights, i, config, group, linears) for i in range(config.num_layers)]
+        norm = RMSNorm(weights, "model.norm.weight", config.hidden_size, config.norm_eps)
         head = self._embedding if config.tied_embeddings else weights.whole("lm_head.weight", shape)
-        self._head = VocabularyHead(head, group)
+        self._head = VocabularyHead(head, norm, group, linears)
         self._rotary = RotaryTable.build(config, positions, weights.dtype, weights.device)
 
     def __call__(self, batch: BatchTensors, cache: PagedKvCache, backend: AttentionBackend) -> Tensor | None:
         """Return logits [sampled rows, vocabulary] on rank 0; None on other ranks, and when nothing is sampled."""
         x = functional.embedding(batch.token_ids, self._embedding)
         rotary = self._rotary.at(batch.positions)
-        metadata = BatchMetadata(batch, backend, backend.prepare(batch))
+        metadata = BatchMetadata(backend, backend.prepare(batch))
         for layer, kv in zip(self._layers, cache.layers, strict=True):
             x = layer(x, rotary, metadata, kv)
         if batch.sample_rows.numel() == 0:
             return None
-        return self._head(self._norm(x.index_select(0, batch.sample_rows)))
+        return self._head(x.index_select(0, batch.sample_rows))

@@ -27,13 +27,17 @@ class RankGroup:
 
     rank: int = 0
     world: int = 1
+    sums_in_order: bool = False
+    """Whether sums add the ranks' parts in the order of ranks, so that they do not depend on the batch's size."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.world:
             raise ValueError(f"rank {self.rank} is outside a group of {self.world}")
 
     @classmethod
-    def join(cls, rank: int, world: int, init_method: str | None, device: torch.device) -> "RankGroup":
+    def join(
+        cls, rank: int, world: int, init_method: str | None, device: torch.device, *, sums_in_order: bool = False
+    ) -> "RankGroup":
         """Join the group (gloo on CPU; NCCL on CUDA, with gloo beside it for plans).
 
         Raises:
@@ -41,7 +45,7 @@ class RankGroup:
             ModelConfigError: two ranks share a GPU, where NCCL would wait for ever.
             RuntimeError: the other ranks did not join.
         """
-        group = cls(rank, world)
+        group = cls(rank, world, sums_in_order)
         if world > 1:
             if init_method is None:
                 raise ValueError(
@@ -58,9 +62,19 @@ class RankGroup:
 
     def sum(self, partial: Tensor) -> Tensor:
         """Sum `partial` over the ranks, in place, and return it."""
-        if self.world > 1:
+        if self.world > 1 and self.sums_in_order:
+            self._sum_in_order(partial)
+        elif self.world > 1:
             dist.all_reduce(partial)
         return partial
+
+    def _sum_in_order(self, partial: Tensor) -> None:
+        """`all_reduce` adds an element's parts in an order that depends on its place in the tensor."""
+        parts = [torch.empty_like(partial) for _ in range(self.world)]
+        dist.all_gather(parts, partial)
+        partial.copy_(parts[0])
+        for part in parts[1:]:
+            partial += part
 
     def smallest(self, value: int) -> int:
         """Return the smallest `value` of all ranks."""

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import threading
 import time
 from collections.abc import Sequence
@@ -14,10 +13,11 @@ import torch
 from roost_worker.config import WorkerConfig
 from roost_worker.engine.plan import BatchPlan, BatchResult, RunnerInfo, Sampled
 from roost_worker.model.attention import AttentionBackend
-from roost_worker.model.attention_gathered import GatheredAttention
+from roost_worker.model.attention_kernels import attention_backend
 from roost_worker.model.batch import build_batch
 from roost_worker.model.config import DecoderConfig, read_config
 from roost_worker.model.host_kv import HostKv
+from roost_worker.model.kernel_choice import choose_kernels, share_of_cores
 from roost_worker.model.kv_cache import (
     KvShape,
     PagedKvCache,
@@ -28,6 +28,7 @@ from roost_worker.model.kv_cache import (
     host_slots,
 )
 from roost_worker.model.layers import HeadShare
+from roost_worker.model.linear import Linears
 from roost_worker.model.llama import Llama
 from roost_worker.model.loader import WEIGHTS_FILE, Weights
 from roost_worker.model.parallel import RankGroup
@@ -176,18 +177,19 @@ def build_runner(
     decoder.check_tensor_parallel(world)
     decoder.check_context(config.model.context_tokens)
     device = _device(rank)
-    _set_threads(world)
-    group = RankGroup.join(rank, world, init_method, device)
+    is_strict = config.model.determinism == "strict"
+    group = RankGroup.join(rank, world, init_method, device, sums_in_order=is_strict)
     dtype: torch.dtype = getattr(torch, config.model.dtype)
+    kernels = choose_kernels(config.engine.kernels, dtype, device, share_of_cores(world), required=is_strict)
     # Weights first: automatic KV memory is a share of what they leave.
     with torch.inference_mode():
         weights = Weights(model_dir / WEIGHTS_FILE, dtype, device)
-        model = Llama(weights, decoder, group, config.model.context_tokens)
+        model = Llama(weights, decoder, group, config.model.context_tokens, Linears(kernels, config.model.quantization))
     shape, info = _plan_memory(config, decoder, group, dtype, device, _eos_token_ids(model_dir, decoder))
     cache = PagedKvCache(shape, dtype, device)
     host = HostKv(info.host_slots, cache)
     grammar = LazyGrammar(model_dir, info.eos_token_ids, info.vocab_size)
-    backend = GatheredAttention(shape, dtype, device)
+    backend = attention_backend(shape, dtype, device, kernels)
     return TorchRunner(model, cache, host, backend, info, group, grammar, config.engine.max_forced_tokens)
 
 
@@ -248,10 +250,3 @@ def _device(rank: int) -> torch.device:
     device = torch.device("cuda", rank % torch.cuda.device_count())
     torch.cuda.set_device(device)
     return device
-
-
-def _set_threads(world: int) -> None:
-    """Share the machine's cores among the ranks of a group, unless OMP_NUM_THREADS is set."""
-    if "OMP_NUM_THREADS" not in os.environ:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        torch.set_num_threads(max(1, cores // world))

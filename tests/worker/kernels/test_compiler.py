@@ -1,0 +1,53 @@
+"""Kernels are compiled once; where they cannot be, the error says what to do."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from roost_worker.kernels.compiler import NoKernelsError, compiled
+from roost_worker.kernels.library import Kernels
+
+
+def test_a_machine_without_a_compiler_hears_what_to_install(tmp_path: Path) -> None:
+    with pytest.raises(NoKernelsError, match=r"install one of c\+\+"):
+        compiled(tmp_path, {"PATH": str(tmp_path)})
+
+
+def test_a_compiler_that_fails_is_quoted(tmp_path: Path) -> None:
+    compiler = _script(tmp_path / "broken", "echo of no use >&2; [ $1 = --version ]")
+    with pytest.raises(NoKernelsError, match="of no use"):
+        compiled(tmp_path / "cache", {"PATH": "/usr/bin:/bin", "CXX": str(compiler)})
+    assert not list((tmp_path / "cache").glob("*.so"))
+
+
+def test_a_library_is_compiled_once_for_a_processor(tmp_path: Path) -> None:
+    """By a compiler that writes its first argument to its last one, the library, and into a list of calls."""
+    write = f'for last; do :; done; echo "$1" | tee -a {tmp_path}/calls >$last'
+    compiler = _script(tmp_path / "compiler", f"[ $1 = --version ] && exit; {write}")
+    environment = {"PATH": "/usr/bin:/bin", "CXX": str(compiler)}
+    first = compiled(tmp_path / "cache", environment)
+    assert compiled(tmp_path / "cache", environment) == first
+    other = compiled(tmp_path / "cache", environment, architecture="other")
+    assert other != first
+    assert (tmp_path / "calls").read_text() == "-march=native\n-march=other\n"
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    compiler = _script(tmp_path / "compiler", "exit 0")
+    with pytest.raises(NoKernelsError, match=r"file/kernels cannot be written: .*\$ROOST_CACHE"):
+        compiled(tmp_path / "file" / "kernels", {"PATH": "/usr/bin:/bin", "CXX": str(compiler)})
+
+
+def test_a_library_that_does_not_load_leaves_torch_to_work(tmp_path: Path) -> None:
+    library = tmp_path / "kernels.so"
+    shutil.copy(__file__, library)
+    with pytest.raises(NoKernelsError, match=r"kernels\.so"):
+        Kernels(library, 1)
+
+
+def _script(path: Path, body: str) -> Path:
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(0o755)
+    return path

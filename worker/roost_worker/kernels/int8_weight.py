@@ -1,0 +1,31 @@
+"""Weights in int8: each output has a scale of its own (LLM.int8(), Dettmers et al., 2022, without its outliers)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+LARGEST = 127
+
+
+@dataclass(frozen=True, slots=True)
+class Int8Weight:
+    """A weight [outputs, inputs] as values * scales, for products with rows of `dtype`."""
+
+    values: Tensor
+    """[outputs, inputs] int8, -127 to 127."""
+    scales: Tensor
+    """[outputs] float32."""
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, weight: Tensor) -> "Int8Weight":
+        """Round each output's weights to 255 steps that are symmetric around 0; its largest one is kept."""
+        wide = weight.float()
+        scales = wide.abs().amax(dim=1) / LARGEST
+        steps = wide / torch.where(scales > 0, scales, 1.0)[:, None]
+        return cls(steps.round_().to(torch.int8), scales, weight.dtype)
+
+    def dense(self) -> Tensor:
+        """Return the weight in its dtype, where there is no product with int8."""
+        return (self.values * self.scales[:, None]).to(self.dtype)

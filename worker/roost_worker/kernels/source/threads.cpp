@@ -1,0 +1,124 @@
+#include "threads.h"
+
+#include <algorithm>
+#include <chrono>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace roost {
+namespace {
+
+constexpr int kPieceBits = 20;
+constexpr uint64_t kPieces = (uint64_t{1} << kPieceBits) - 1;
+// How long a thread looks for what it waits for before it sleeps, in microseconds: about what lies between two jobs.
+constexpr int64_t kSpin = 50;
+constexpr int kLooks = 16;
+// A job has stalled when it waits for a helper for longer than this, besides what some pieces take.
+constexpr int64_t kStall = 300;
+constexpr int64_t kStallPieces = 4;
+
+uint64_t next_of(uint64_t job) { return job & kPieces; }
+uint64_t pieces_of(uint64_t job) { return (job >> kPieceBits) & kPieces; }
+
+int64_t microseconds() {
+  using namespace std::chrono;
+  return duration_cast<std::chrono::microseconds>(steady_clock::now().time_since_epoch()).count();
+}
+
+void pause() {
+#if defined(__x86_64__)
+  _mm_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+// Waits until `value` is not `old`.
+void await_change(const std::atomic<uint32_t>& value, uint32_t old) {
+  const int64_t asleep = microseconds() + kSpin;
+  do {
+    for (int look = 0; look < kLooks; ++look) {
+      if (value.load(std::memory_order_acquire) != old) return;
+      pause();
+    }
+  } while (microseconds() < asleep);
+  value.wait(old, std::memory_order_acquire);
+}
+
+}  // namespace
+
+Threads::Threads(int count) : limit_(std::max(0, count - 1)) {
+  for (int i = 1; i < count; ++i) {
+    helpers_.push_back(std::make_unique<Helper>());
+    Helper& helper = *helpers_.back();
+    helper.thread = std::thread([this, &helper] { help(helper); });
+  }
+}
+
+Threads::~Threads() {
+  closing_ = true;
+  for (auto& helper : helpers_) {
+    helper->calls.fetch_add(1);
+    helper->calls.notify_one();
+  }
+  for (auto& helper : helpers_) helper->thread.join();
+}
+
+int Threads::limit_of_helpers() {
+  return limit_.reduced() ? limit_.at(microseconds()) : static_cast<int>(helpers_.size());
+}
+
+void Threads::share(int64_t pieces, int helpers, Piece call, const void* work) {
+  // All pieces of the last job are taken, so nobody takes one before the job is published.
+  call_.store(call, std::memory_order_relaxed);
+  work_.store(work, std::memory_order_relaxed);
+  done_.store(0, std::memory_order_relaxed);
+  const uint64_t number = (job_.load(std::memory_order_relaxed) >> (2 * kPieceBits)) + 1;
+  job_.store(number << (2 * kPieceBits) | static_cast<uint64_t>(pieces) << kPieceBits, std::memory_order_release);
+  helpers = static_cast<int>(std::min<int64_t>(helpers, pieces - 1));
+  for (int i = 0; i < helpers; ++i) {
+    helpers_[i]->calls.fetch_add(1, std::memory_order_seq_cst);
+    helpers_[i]->calls.notify_one();
+  }
+  const int64_t begun = microseconds();
+  int64_t taken = 0;
+  while (take_one()) ++taken;
+  const int64_t ended = microseconds();
+  await(pieces);
+  const int64_t now = microseconds(), waited = now - ended;
+  if (waited > kStall + kStallPieces * (ended - begun) / std::max<int64_t>(taken, 1)) limit_.stalled(now, waited);
+}
+
+void Threads::await(int64_t pieces) {
+  uint32_t done;
+  while ((done = done_.load(std::memory_order_acquire)) < pieces) await_change(done_, done);
+}
+
+bool Threads::take_one() {
+  uint64_t job = job_.load(std::memory_order_acquire);
+  while (next_of(job) < pieces_of(job)) {
+    const Piece call = call_.load(std::memory_order_relaxed);
+    const void* work = work_.load(std::memory_order_relaxed);
+    if (job_.compare_exchange_weak(job, job + 1, std::memory_order_acq_rel, std::memory_order_acquire)) {
+      call(work, static_cast<int64_t>(next_of(job)));
+      if (done_.fetch_add(1, std::memory_order_acq_rel) + 1 == pieces_of(job)) done_.notify_one();
+      return true;
+    }
+  }
+  return false;
+}
+
+void Threads::help(Helper& helper) {
+  uint32_t answered = 0;
+  while (true) {
+    await_change(helper.calls, answered);
+    answered = helper.calls.load(std::memory_order_acquire);
+    if (closing_) return;
+    while (take_one()) {
+    }
+  }
+}
+
+}  // namespace roost

@@ -1,0 +1,63 @@
+// The threads that share a kernel's work.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <thread>
+#include <vector>
+
+#include "helper_limit.h"
+
+namespace roost {
+
+// Threads that take pieces of one job at a time. The caller works too; a helper that has not begun when the pieces are
+// gone is not waited for, so that a thread that a neighbour keeps off its core costs what it has begun and no more.
+// After a job that has waited for such a thread, fewer are asked for a while.
+class Threads {
+ public:
+  using Piece = void (*)(const void* work, int64_t piece);
+
+  explicit Threads(int count);
+  ~Threads();
+  Threads(const Threads&) = delete;
+  Threads& operator=(const Threads&) = delete;
+
+  int count() const { return static_cast<int>(helpers_.size()) + 1; }
+
+  // Calls work(piece) for each piece of 0 .. pieces - 1, at most 2^20 - 1, in any order and on any thread; returns when
+  // all have returned. Not to be called from two threads, or from within a piece.
+  template <class Work>
+  void run(int64_t pieces, const Work& work) {
+    const int helpers = pieces > 1 ? limit_of_helpers() : 0;
+    if (helpers == 0) {
+      for (int64_t piece = 0; piece < pieces; ++piece) work(piece);
+      return;
+    }
+    share(pieces, helpers, [](const void* of, int64_t piece) { (*static_cast<const Work*>(of))(piece); }, &work);
+  }
+
+ private:
+  struct alignas(64) Helper {
+    std::atomic<uint32_t> calls{0};
+    std::thread thread;
+  };
+
+  int limit_of_helpers();
+  void share(int64_t pieces, int helpers, Piece call, const void* work);
+  void await(int64_t pieces);
+  void help(Helper& helper);
+  bool take_one();
+
+  // Number of the job, its pieces, and the next one to take, in one word: a helper that wakes late takes nothing of a
+  // job that it has not read.
+  alignas(64) std::atomic<uint64_t> job_{0};
+  std::atomic<Piece> call_{nullptr};
+  std::atomic<const void*> work_{nullptr};
+  alignas(64) std::atomic<uint32_t> done_{0};
+  std::atomic<bool> closing_{false};
+  HelperLimit limit_;
+  std::vector<std::unique_ptr<Helper>> helpers_;
+};
+
+}  // namespace roost

@@ -1,0 +1,54 @@
+"""Which kernels a rank computes with: those compiled for its machine, or torch's operators."""
+
+import logging
+import os
+from typing import Literal
+
+import torch
+
+from roost_worker.kernels.compiler import NoKernelsError, compiled
+from roost_worker.kernels.library import DTYPES, Kernels
+from roost_worker.model.config import ModelConfigError
+
+LOG = logging.getLogger(__name__)
+
+
+def choose_kernels(
+    choice: Literal["auto", "torch"], dtype: torch.dtype, device: torch.device, threads: int, *, required: bool = False
+) -> Kernels | None:
+    """Return the compiled kernels, or None where torch's operators do the work; one line of the log says which.
+
+    Torch gets `threads`, or one for what is left to it beside the kernels: its threads spin, in the way of theirs.
+    Raise ModelConfigError when kernels are `required`, for strict determinism, and there are none.
+    """
+    kernels = None
+    try:
+        kernels = _load(choice, dtype, device, threads)
+        LOG.info("the model runs on compiled kernels, %s, %d threads", kernels.units, threads)
+    except NoKernelsError as error:
+        if required:
+            raise ModelConfigError(
+                f"determinism: strict needs compiled kernels, which are missing because {error}; or use relaxed"
+            ) from error
+        LOG.info("the model runs on torch's operators, because %s", error)
+    torch.set_num_threads(1 if kernels else threads)
+    return kernels
+
+
+def _load(choice: Literal["auto", "torch"], dtype: torch.dtype, device: torch.device, threads: int) -> Kernels:
+    if choice == "torch":
+        raise NoKernelsError("engine.kernels is torch")
+    if device.type != "cpu":
+        raise NoKernelsError("the model is on a GPU")
+    if dtype not in DTYPES:
+        raise NoKernelsError(f"there are none for {str(dtype).removeprefix('torch.')}")
+    return Kernels(compiled(), threads)
+
+
+def share_of_cores(ranks: int) -> int:
+    """Return how many threads a rank may use: OMP_NUM_THREADS, or its share of the machine's cores."""
+    given = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    if given.isdecimal() and int(given) > 0:
+        return int(given)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // ranks)
