@@ -203,8 +203,9 @@ async def test_a_worker_that_stops_finishes_the_streams_of_its_trunks_and_opens_
 
 async def _refused(world: World) -> grpc.aio.AioRpcError:
     """What a step is refused with, begun until one is."""
+    ledger = Ledger(SESSIONS[1])
     while True:
-        stream: Stream = await world.begin(Ledger(SESSIONS[1]))
+        stream: Stream = await world.begin(ledger)
         try:
             await stream.until("accepted")
         except grpc.aio.AioRpcError as refused:
