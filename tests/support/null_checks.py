@@ -15,6 +15,11 @@ from roost.v1.worker_service_pb2_grpc import WorkerServiceServicer
 from roost_worker.server.trunk import Trunks
 
 Context = grpc.aio.ServicerContext[Any, Any]
+SERVER_OPTIONS = (
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.so_reuseport", 0),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),  # gateways ping a silent trunk, as a real worker lets them
+)
 
 
 class NullChecks(WorkerServiceServicer):

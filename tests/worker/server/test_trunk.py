@@ -57,6 +57,13 @@ async def test_the_steps_of_many_sessions_run_on_one_trunk(world: World, trunk: 
     assert not world.server.shell.attempts
 
 
+async def _is_orphan(world: World, ledger: Ledger) -> None:
+    """Waits until the session's attempt is one."""
+    attempt = world.server.shell.attempts.of_session(ledger.session_id)
+    while attempt.orphaned_at is None:  # noqa: ASYNC110  the worker has yet to read that it was left
+        await asyncio.sleep(0)
+
+
 async def test_a_stream_that_is_left_leaves_an_orphan_and_the_others_go_on(world: World, trunk: TrunkStub) -> None:
     world.script(1, "abcd")
     world.gate.let(2)
@@ -66,9 +73,7 @@ async def test_a_stream_that_is_left_leaves_an_orphan_and_the_others_go_on(world
     staying = await world.begin(other)
     await staying.until("accepted")
     left.break_off()
-    orphan = world.server.shell.attempts.of_session(ledger.session_id)
-    while orphan.orphaned_at is None:  # noqa: ASYNC110  the worker has yet to read that it was left
-        await asyncio.sleep(0)
+    await _is_orphan(world, ledger)
     world.gate.open()
     await staying.until("finished")
     await world.commit(other, staying)
@@ -89,6 +94,8 @@ async def test_a_trunk_that_breaks_leaves_all_of_its_attempts_as_orphans(world: 
     await trunk.trunk.aclose()
     for stream in streams:
         assert (await stream.fail()).code() is grpc.StatusCode.UNAVAILABLE
+    for ledger in ledgers:
+        await _is_orphan(world, ledger)
     world.gate.open()
     world.stub = plain  # as of a gateway that knows no trunks
     for ledger in ledgers:
