@@ -222,7 +222,7 @@ class World:
 
     def __init__(self, package: str, workers: int, seed: int) -> None:
         now = package == "roost_gateway"
-        records = importlib.import_module("roost.store.records" if now else f"{package}.store.records")
+        records = importlib.import_module("roost.store.worker_views" if now else f"{package}.store.records")
         self._chance = random.Random(seed)
         self.ledger = Ledger(records, workers, tells_what=now)
         self._side: Any = _Now(self.ledger) if now else _Before(package, self.ledger)

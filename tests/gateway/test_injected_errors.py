@@ -25,7 +25,7 @@ from roost.store.keys import PoolKeys
 from roost.v1 import session_service_pb2 as pb
 from roost_gateway.fleet import grace
 from roost_gateway.front.server import GatewayServer
-from roost_gateway.step import attempt, output, relay, steps, worker_requests
+from roost_gateway.step import attempt, output, prospects, relay, steps, worker_requests
 from roost_worker.grammar import CompilePool
 from roost_worker.render.detokenizer import TextStream
 from roost_worker.render.renderer import Renderer
@@ -175,6 +175,7 @@ BROKEN: dict[str, Broken] = {
     "worker: parsing": (generate, "read_message", is_named, Reason.INVALID_REQUEST),
     "worker: result": (replies, "finished", is_named, Reason.INVALID_REQUEST),
     "worker: commit": (generate._Stream, "_handle", lambda of, stream, _: stream._attempt.session == of, None),
+    "gateway: first worker": (prospects.Prospects, "first_worker", is_named, Reason.INTERNAL),
     "gateway: begin": (redis_store.RedisStore, "begin", is_named, Reason.INTERNAL),
     "gateway: attempt": (attempt.StepAttempt, "__init__", lambda of, _, call, *__: is_named(of, call), Reason.INTERNAL),
     "gateway: reserve": (redis_store.RedisStore, "reserve", is_named, Reason.INTERNAL),
@@ -206,6 +207,8 @@ async def test_an_exception_at_a_stage(rig: Rig, monkeypatch: pytest.MonkeyPatch
     await log.has(1)
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, broken)
+        if name == "reserve":  # as for a session that has a log, but is cached nowhere
+            patch.setattr(prospects.Prospects, "first_worker", lambda *_: "")
         step = rig.step(session, "under-fire", POISON, stop=[STOP], **constrained)
         if reason is None:
             assert (await step).committed is not None

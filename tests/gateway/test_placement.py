@@ -10,8 +10,8 @@ from leases import lease_of
 from roost.contract.lease import LEASE_TTL_SECONDS
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
-from roost.store.records import WorkerView
 from roost.store.wake import Wake
+from roost.store.worker_views import WorkerView
 from roost_gateway.step.attempt import Failure
 from waiting_steps import CAPACITY, POOL, Lines
 

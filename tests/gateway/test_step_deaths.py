@@ -8,7 +8,8 @@ import pytest
 from leases import lease_of
 from roost.contract.lease import LEASE_TTL_MS
 from roost.contract.pool_document import PoolDocument
-from roost.store.records import StoreAwayError, WorkerLook, WorkerView
+from roost.store.records import StoreAwayError
+from roost.store.worker_views import WorkerLook, WorkerView
 from roost_gateway.fleet.workers import Workers
 from roost_gateway.routing.choice import WorkerState
 from roost_gateway.step import deaths

@@ -1,9 +1,11 @@
-"""What two stores answer, compared; and a client that sends every script twice."""
+"""What two stores answer, compared; and a runner that runs every script twice."""
 
 from dataclasses import fields, is_dataclass
 from typing import Any
 
 from hypothesis import HealthCheck, settings
+
+from roost.store.script_runners import ScriptRunner
 
 _TIMES = {"created_ms", "updated_ms", "expires_ms", "commit_ms", "begin_ms", "kv_since_ms", "since_ms", "wall_ms"}
 _TIMES_LEFT = {"lease_ms_left", "ms_left"}
@@ -21,22 +23,22 @@ def comparable(value: Any) -> Any:
     return [comparable(part) for part in value] if isinstance(value, list | tuple) else value
 
 
-class Twice:
-    """A client that sends every script twice, as the library does after a lost reply."""
+class Twice(ScriptRunner):
+    """Runs every script twice, as a link does after a lost reply."""
 
-    def __init__(self, client: Any) -> None:
-        self._client = client
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._client, name)
+    def __init__(self, runner: ScriptRunner) -> None:
+        self._runner = runner
 
     async def evalsha(self, *arguments: Any) -> Any:
-        await self._client.evalsha(*arguments)
-        return await self._client.evalsha(*arguments)
+        await self._runner.evalsha(*arguments)
+        return await self._runner.evalsha(*arguments)
 
     async def eval(self, *arguments: Any) -> Any:
-        await self._client.eval(*arguments)
-        return await self._client.eval(*arguments)
+        await self._runner.eval(*arguments)
+        return await self._runner.eval(*arguments)
+
+    async def aclose(self) -> None:
+        await self._runner.aclose()
 
 
 def owner_of(key: bytes) -> bytes:

@@ -86,7 +86,7 @@ class StoreWorld(RuleBasedStateMachine):
             self.server.url, socket_timeout=PATIENCE_SECONDS, grace_ms=0, aging_ms=NO_AGING_MS, adapt_ms=0
         )
         if twice:
-            store._link.client = Twice(store._link.client)  # type: ignore[assignment]
+            store._link.script_runner = Twice(store._link.script_runner)
         return store
 
     def teardown(self) -> None:

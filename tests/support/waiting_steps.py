@@ -9,9 +9,10 @@ from leases import lease_of
 from roost.contract.events import Queued
 from roost.contract.heads import Head
 from roost.store.entry import Reserved
-from roost.store.records import Reservation, StoreAwayError, WorkerLook, WorkerView
+from roost.store.records import Reservation, StoreAwayError
 from roost.store.store_health import StoreHealth
 from roost.store.wake import Wake
+from roost.store.worker_views import WorkerLook, WorkerView
 from roost_gateway.fleet.fleet import Fleet
 from roost_gateway.step.attempt import StepAttempt
 from roost_gateway.step.placement import Placement

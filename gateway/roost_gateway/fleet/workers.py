@@ -10,9 +10,10 @@ from dataclasses import replace
 
 from roost.contract.lease import LEASE_TTL_SECONDS
 from roost.store.interface import SessionStore
-from roost.store.records import StoreAwayError, WorkerView
+from roost.store.records import StoreAwayError
 from roost.store.residency import Residency
 from roost.store.wake import Wake
+from roost.store.worker_views import WorkerView
 from roost_gateway.fleet.grace import WorkerGrace
 from roost_gateway.routing import gate
 from roost_gateway.routing.backlog import Backlogs

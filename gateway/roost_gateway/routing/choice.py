@@ -31,7 +31,7 @@ from functools import lru_cache
 from typing import Self
 
 from roost.contract.lease import WorkerLease
-from roost.store.records import WorkerView
+from roost.store.worker_views import WorkerView
 from roost.store.working_set import WHOLE
 
 DEFAULT_PREFILL_RATE = 2000.0

@@ -20,6 +20,7 @@ from roost.store.values import content_digest
 from roost.store.working_set import Admission
 from roost_gateway.admission import estimate
 from roost_gateway.admission.admission_queue import step_class
+from roost_gateway.routing.choice import StepNeed
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +81,17 @@ class StepCall:
         """Estimate of the most tokens that the step adds to a log of `log` tokens."""
         return estimate.new_tokens(self._prompt, self._output, log, self.pool.token_limit)
 
+    @property
+    def first_need(self) -> StepNeed:
+        """What the step needs of a worker if its session has no log."""
+        return StepNeed(
+            session_id=self.request.session_id,
+            model_revision=self.pool.active_revision,
+            log_tokens=0,
+            new_tokens=self.new_tokens(0),
+            prefix_tokens=self.entry().prefix_tokens,
+        )
+
     def output_limit(self, session: Descriptor) -> int:
         """Most tokens to generate: what was asked for, cut to what the budget and the session's length leave."""
         limits = [
@@ -119,7 +131,8 @@ class StepCall:
         asked = FoldRequest(request.session_id, expected_head=request.expected_head, request_id=f"at {request.step_id}")
         return replace(self, request=fold_step(asked)).folding(fold)
 
-    def begin_request(self) -> BeginRequest:
+    def begin_request(self, first_worker: str = "") -> BeginRequest:
+        """`first_worker` is where to reserve if the session turns out to have no log yet; empty: nowhere."""
         request, head = self.request, self.request.expected_head
         log_tokens = head.length if head else 0
         new = self.new_tokens(log_tokens)
@@ -146,4 +159,5 @@ class StepCall:
             opens_turn=request.messages[0].role is MessageRole.USER,
             entry=self.entry(),
             demand=Demand(self.pool.weight(self.tenant), self._prompt, 0 if self.fold else self._output),
+            first_worker=first_worker,
         )

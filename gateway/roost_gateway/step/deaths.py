@@ -13,7 +13,8 @@ import time
 
 from roost.contract.lease import LEASE_PERIOD_SECONDS, LEASE_TTL_SECONDS
 from roost.store.interface import SessionStore
-from roost.store.records import StoreAwayError, WorkerView
+from roost.store.records import StoreAwayError
+from roost.store.worker_views import WorkerView
 from roost_gateway.fleet.workers import Workers
 from roost_gateway.routing.choice import WorkerState
 from roost_gateway.step.attempt import StepAttempt

@@ -26,6 +26,7 @@ from roost_gateway.fleet.fleet import Fleet
 from roost_gateway.routing.choice import Choice, WorkerState
 from roost_gateway.routing.gate import is_open
 from roost_gateway.step.attempt import StepAttempt
+from roost_gateway.step.call import StepCall
 from roost_gateway.step.lines import HeldError, Line, LostLogError, PlacementWaiter, PoolQueue, queued
 from roost_gateway.step.lost_logs import look_for_log
 from roost_gateway.step.patience import Patience
@@ -128,6 +129,17 @@ class Placement:
         if line.is_held:
             return WaitReason.WORKING_SET
         return WaitReason.LINE if line.waiters else self._prospects.wait_reason(attempt)
+
+    def first_worker(self, call: StepCall) -> str:
+        """The worker at which Begin itself may reserve for the first step of a session; empty where the step is placed
+        after Begin. The reservation counts from now on, so that the sessions of a burst choose different workers; where
+        Begin does not make it, until the worker is read again."""
+        need, pool, is_gated = call.first_need, call.pool.pool, call.pool.has_gate
+        line = self._pool_queue(pool).line((HELD if is_gated else "") + need.model_revision)
+        worker_id = "" if line.waiters else self._prospects.first_worker(call)
+        if worker_id:
+            self._workers.note_reserved(pool, worker_id, need.tokens, need.gate_tokens * is_gated, 0)
+        return worker_id
 
     def kick(self, pool: str, revision: str | None = None) -> None:
         """Lets the lines try again that workers of `revision`, or of any revision, can serve."""

@@ -7,8 +7,10 @@ from roost.contract.refused import Refused
 from roost.contract.why import WaitReason
 from roost_gateway.fleet.fleet import Fleet
 from roost_gateway.routing.choice import Choice
+from roost_gateway.routing.gate import is_open
 from roost_gateway.routing.revisions import serves_revision, turned_away, wrong_revision
 from roost_gateway.step.attempt import StepAttempt
+from roost_gateway.step.call import StepCall
 
 
 class Prospects:
@@ -22,6 +24,18 @@ class Prospects:
         """The best worker for an attempt, or None when no worker may serve it."""
         gate_seconds = time.monotonic() - attempt.began_at if attempt.is_gated else None
         return self._workers.choose(attempt.pool.pool, attempt.need, attempt.excluded(), gate_seconds)
+
+    def first_worker(self, call: StepCall) -> str:
+        """The worker that has room at once for the first step of a session, as far as is known; empty if there is none,
+        or the session has a log already."""
+        if call.fold is not None or call.facts.continues:
+            return ""
+        need, is_gated = call.first_need, call.pool.has_gate
+        choice = self._workers.choose(call.pool.pool, need, frozenset(), 0.0 if is_gated else None)
+        if choice is None or not choice.may_be_granted or choice.tokens < need.tokens:
+            return ""
+        is_closed = is_gated and not is_open(choice.worker, need.gate_tokens)
+        return "" if is_closed else choice.worker.worker_id
 
     def wait_reason(self, attempt: StepAttempt) -> WaitReason:
         """Why no worker takes an attempt at once that waits behind nobody."""

@@ -179,7 +179,7 @@ class Steps:
         """Begins a step, after its session's log was folded if its role says so and its budget is used up. Refuses as
         Begin does when it cannot be folded."""
         try:
-            return await self._begin(call.begin_request())
+            return await self._begin(call.begin_request(self._placement.first_worker(call)))
         except Refused as refused:
             if call.at_budget is None:
                 raise

@@ -219,6 +219,7 @@ def begin_args(request: BeginRequest, aging_ms: int, residency_delay_ms: int, ad
         "output_tokens": request.demand.output_tokens,
         "residency_delay_ms": residency_delay_ms,
         "adapt_ms": adapt_ms,
+        "first_worker": request.first_worker,
         **_entry_args(request.entry),
     }
 

@@ -22,13 +22,12 @@ from roost.store.records import (
     NewSession,
     RenewItem,
     Reservation,
-    WorkerLook,
-    WorkerView,
 )
 from roost.store.residency import Residency
 from roost.store.service import NOTHING_DONE, Done
 from roost.store.store_health import StoreHealth
 from roost.store.wake import Wake
+from roost.store.worker_views import WorkerLook, WorkerView
 
 
 class SessionStore(Protocol):

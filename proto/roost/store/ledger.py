@@ -7,9 +7,9 @@ from roost.store.arguments import live_keys
 from roost.store.keys import PoolKeys
 from roost.store.leases import FORGET_MS
 from roost.store.link import RedisLink
-from roost.store.records import WorkerLook, WorkerView
 from roost.store.residency import Residency, warm_field
 from roost.store.scripts import Call
+from roost.store.worker_views import WorkerLook, WorkerView
 
 _UNKNOWN = "?"
 _log = logging.getLogger(__name__)

@@ -32,6 +32,7 @@ from roost.contract.reasons import Reason
 from roost.store.grace import Grace
 from roost.store.records import StoreAwayError
 from roost.store.refusals import refused
+from roost.store.script_runners import ScriptRunner, SharedScriptRunner
 from roost.store.scripts import Arg, Call, script
 
 RETRIES = 3
@@ -45,6 +46,8 @@ _NO_WRITES = {
     "MISCONF": "it cannot write to its disk; make room there",
 }
 """Why Redis answers, but takes no writes, with the fix."""
+LONG_REPLIES = frozenset({"detached_read", "get", "read", "residents"})
+"""Scripts whose reply may be megabytes: on a shared connection it would hold up those behind it."""
 Client = Redis | RedisCluster
 Command = Sequence[Arg]
 """A command of Redis and its arguments."""
@@ -162,6 +165,8 @@ class RedisLink:
         self._run_ids: dict[str, str] = {}
         """The server's `run_id` by hash tag: a cluster has several servers."""
         self._slots = asyncio.Semaphore(connections)
+        self._unshared = ScriptRunner(client)
+        self.script_runner = self._unshared if isinstance(client, RedisCluster) else SharedScriptRunner(client)
 
     @classmethod
     def open(
@@ -180,16 +185,17 @@ class RedisLink:
     async def script(self, name: str, call: Call) -> Any:
         """Runs a script, and gives it what is left of the grace period."""
         wanted = script(name)
+        runner = self._unshared if name in LONG_REPLIES else self.script_runner
         async with self._call():
             keys, args = wanted.arguments(call, self.grace.left_ms)
             try:
-                reply = await self.client.evalsha(wanted.sha, len(keys), *keys, *args)
+                reply = await runner.evalsha(wanted.sha, len(keys), *keys, *args)
             except NoScriptError:
                 if await self._has_restarted(keys[0]):
                     self.grace.begin()
                     keys, args = wanted.arguments(call, self.grace.left_ms)
                 await self._load(wanted.source, keys[0])
-                reply = await self.client.eval(wanted.source, len(keys), *keys, *args)
+                reply = await runner.eval(wanted.source, len(keys), *keys, *args)
             if _tag(keys[0]) not in self._run_ids:
                 await self._has_restarted(keys[0])
             return reply
@@ -256,4 +262,5 @@ class RedisLink:
             self.grace.note_answer()
 
     async def aclose(self) -> None:
+        await self.script_runner.aclose()
         await self.client.aclose()

@@ -36,8 +36,6 @@ from roost.store.records import (
     RenewItem,
     Reservation,
     State,
-    WorkerLook,
-    WorkerView,
 )
 from roost.store.refusals import refused
 from roost.store.residency import Residency
@@ -45,6 +43,7 @@ from roost.store.rules import AGING_MS, ID_BYTES, check_commit, check_migration
 from roost.store.service import NOTHING_DONE, Done
 from roost.store.store_health import StoreHealth
 from roost.store.wake import Wake
+from roost.store.worker_views import WorkerLook, WorkerView
 from roost.store.working_set import ADAPT_MS, Admission, pause_ms
 
 _WAKE_SECONDS = 0.5

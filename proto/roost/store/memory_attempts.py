@@ -34,7 +34,8 @@ def take_attempt(
     gated: bool,
 ) -> Work:
     """Makes a new attempt the live one. It reserves where `former`, the attempt of the same step, was sent, or at the
-    `owner`; when both are full, or their gates closed to it, it waits for the first of them that lives."""
+    `owner`; when both are full, or their gates closed to it, it waits for the first of them that lives. Without either
+    a session that has no log reserves at the request's `first_worker`, or waits for none."""
     record, nonce = session.record, request.nonce
     before = session.attempt.ref.nonce if session.attempt else b""  # what it has reserved is given back, of any step
     enqueued_ms = pool.enqueued_ms(before, now) if former else now
@@ -43,7 +44,11 @@ def take_attempt(
     tokens, reserved, line = record.head.length + request.new_tokens, "", None
     entry, whole = request.entry, tokens
     needed = session.footprint(tokens, entry.prefix, entry.prefix_tokens)
-    for worker in dict.fromkeys([former.worker if former else "", owner]):
+    candidates = [worker for worker in dict.fromkeys([former.worker if former else "", owner]) if worker]
+    waits_for_none = not candidates
+    if waits_for_none and not record.steps and request.first_worker:
+        candidates = [request.first_worker]
+    for worker in candidates:
         if reserved or not pool.is_alive(worker, now):
             continue
         inherited = pool.tokens_of(worker, before, now) if former and worker == former.worker else 0
@@ -55,7 +60,7 @@ def take_attempt(
             reserved, tokens = worker, inherited
         elif may_reserve and fits:
             reserved = worker
-        elif line is None:
+        elif line is None and not waits_for_none:
             line = line_of(pool.leases[worker][0].model_revision, held=gated)
     pool.drop_claims(session.attempt)
     pool.purge(now, waits=not reserved and line is not None)

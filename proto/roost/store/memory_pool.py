@@ -11,10 +11,11 @@ from roost.contract.lease import WorkerLease
 from roost.store.entry import Entry, Reserved
 from roost.store.memory_accounts import MemoryAccounts
 from roost.store.memory_session import MemorySession, Work
-from roost.store.records import CommitRequest, Descriptor, WorkerView
+from roost.store.records import CommitRequest, Descriptor
 from roost.store.residency import Residency, warm_field
 from roost.store.rules import RESIDENCY_DELAY_MS, aged_class
 from roost.store.service import MOST_COMPARED, ServiceCounters
+from roost.store.worker_views import WorkerView
 from roost.store.working_set import HELD, IDLE_MS, Admission, Footprint, WorkingSet, is_evicted, is_mostly_lost
 
 Rank = tuple[int, str]

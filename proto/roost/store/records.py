@@ -6,7 +6,6 @@ from typing import Any
 
 from roost.contract.budgets import BudgetStatus
 from roost.contract.heads import AttemptRef, Head
-from roost.contract.lease import WorkerLease
 from roost.contract.repetition import Repetition
 from roost.contract.sessions import ForkPoint
 from roost.store.budgets import NO_BUDGETS, Account, BudgetRules, Spending, spending
@@ -14,7 +13,6 @@ from roost.store.entry import UNCOUNTED, Entry
 from roost.store.generations import Fold, FormerLog
 from roost.store.holds import HoldRecord
 from roost.store.service import Demand
-from roost.store.working_set import START_TARGET
 
 FIRST_GENERATION = 1
 
@@ -209,6 +207,8 @@ class BeginRequest:
     opens_turn: bool = False
     """Whether it begins with a user's message."""
     demand: Demand = Demand()  # noqa: RUF009  # frozen
+    first_worker: str = ""
+    """Worker to reserve at if the session has no log yet, unless the step was sent to one before; empty: none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,8 +219,8 @@ class Began:
     seed: int
     descriptor: Descriptor
     reserved: str
-    """Worker on which the KV tokens are reserved (the owner that has the session cached, or where the fenced attempt
-    ran); empty: a worker has to be chosen."""
+    """Worker on which the KV tokens are reserved: the owner that has the session cached, where the fenced attempt ran,
+    or `first_worker`; empty: a worker has to be chosen."""
     fenced: LiveAttempt | None
     """Attempt of the same step that this one replaced; its output may be resumed at its worker."""
     cached_tokens: int = 0
@@ -267,18 +267,6 @@ class Reservation:
     pass the gate; 0: it has kept its KV."""
     waited_ms: int = 0
     """How long it has waited, in whatever line."""
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerLook:
-    """One worker as it is now."""
-
-    view: "WorkerView | None"
-    """None when it has no lease in force."""
-    cached_tokens: int
-    """Tokens of the session that it publishes as cached on its device."""
-    warm_tokens: int = 0
-    """Tokens behind those that it publishes as cached in host memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,16 +322,3 @@ class RenewItem:
 
     session_id: str
     ref: AttemptRef
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerView:
-    """One worker as published: its lease document and how long the lease lasts."""
-
-    lease: WorkerLease
-    ms_left: int
-    reserved_tokens: int
-    reserved_attempts: int
-    live_tokens: int = 0
-    """What the live sessions there need; `live_target` thousandths of its KV is how much that may be."""
-    live_target: int = START_TARGET

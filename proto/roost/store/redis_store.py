@@ -49,8 +49,6 @@ from roost.store.records import (
     NewSession,
     RenewItem,
     Reservation,
-    WorkerLook,
-    WorkerView,
 )
 from roost.store.redis_conversation_index import RedisConversationIndex
 from roost.store.redis_detached import RedisDetachedSteps
@@ -66,6 +64,7 @@ from roost.store.session_scripts import ANSWERS_LEARNED, SessionScripts, change_
 from roost.store.store_health import StoreHealth
 from roost.store.wake import Wake
 from roost.store.wakes import Wakes
+from roost.store.worker_views import WorkerLook, WorkerView
 from roost.store.working_set import ADAPT_MS
 
 WATERMARK = 0.9
@@ -203,7 +202,8 @@ class RedisStore:
         def call() -> Call:
             family = self._known_keys.shape(request.session_id).family(request.session_id)
             named = {"workers": keys.workers, "quarantine": keys.quarantine(family, request.digest), **accounts}
-            hosts = self._known_keys.hosts(request.session_id, self._workers.known(keys.pool))
+            known = self._known_keys.hosts(request.session_id, self._workers.known(keys.pool))
+            hosts = [host for host in dict.fromkeys((*known, request.first_worker)) if host]
             published = [key for host in hosts for key in (keys.lease(host), keys.residency(host))]
             return Call(named, args, published, hosts)
 
@@ -215,7 +215,10 @@ class RedisStore:
             self._known_keys.learn_host(request.session_id, descriptor.owner)
         if reply[0] == b"committed":
             return await self._committed(descriptor, generation=reply[2], index=reply[3])
-        return began(descriptor, codec.decode_fenced(fields, now), reply)
+        answer = began(descriptor, codec.decode_fenced(fields, now), reply)
+        if answer.reserved:
+            self._known_keys.learn_host(request.session_id, answer.reserved)
+        return answer
 
     async def _committed(self, descriptor: Descriptor, generation: int, index: int) -> AlreadyCommitted:
         """The stored result of a step; a second and third round trip, for repeats only."""

@@ -9,6 +9,7 @@ from store_driver import (
     begin_request,
     commit_step,
     lease,
+    new_session,
     publish,
     publish_cached,
     reservation,
@@ -82,3 +83,37 @@ async def test_a_retry_goes_where_its_output_is_rather_than_to_the_owner(store, 
     second = await store.begin(begin_request(session_id, "step-2"))
     assert (second.fenced.worker_id, second.reserved) == ("w2", where)
     assert list(reservations(raw)) == [f"{where}|{second.ref.nonce.hex()}"]
+
+
+async def test_begin_reserves_for_a_session_without_a_log_where_the_gateway_asks(store, other, raw, session_id):
+    publish(raw, lease("w1"))
+    request = begin_request(session_id, new_tokens=30, first_worker="w1")
+    began = await store.begin(request)
+    assert (began.reserved, began.descriptor.attempt.worker_id) == ("w1", "w1")
+    assert list(reservations(raw)) == [f"w1|{began.ref.nonce.hex()}"]
+    assert (await other.workers(POOL))[0].reserved_tokens == 30
+    again = await store.begin(request)
+    assert (again.ref, again.reserved) == (began.ref, "w1")
+
+
+@pytest.mark.parametrize("why", ["full", "draining", "never there", "the session has a log"])
+async def test_begin_neither_reserves_nor_waits_where_the_gateway_asks_in_vain(store, raw, session_id, why):
+    if why == "the session has a log":
+        await commit_step(store, session_id, "step-1", owner="w2")
+    if why != "never there":
+        publish(raw, lease("w1", draining=why == "draining", capacity_tokens=20))
+    tokens = 21 if why == "full" else 15
+    began = await store.begin(begin_request(session_id, "step-2", new_tokens=tokens, first_worker="w1"))
+    assert began.reserved == ""
+    assert (reservations(raw), raw.hlen(KEYS.waiters)) == ({}, 0)
+
+
+async def test_a_step_that_waits_goes_before_one_that_begins_at_the_worker_chosen_for_it(store, raw):
+    publish(raw, lease("w1", capacity_tokens=100))
+    running, waiting, coming = [(await store.open(new_session())).session_id for _ in range(3)]
+    runs = await store.begin(begin_request(running, new_tokens=100, first_worker="w1"))
+    waits = await store.begin(begin_request(waiting))
+    assert not await store.reserve(reservation(waits, "w1", 60))
+    await store.abort(running, runs.ref)
+    assert (await store.begin(begin_request(coming, first_worker="w1"))).reserved == ""
+    assert await store.reserve(reservation(waits, "w1", 60))

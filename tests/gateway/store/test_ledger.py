@@ -168,13 +168,13 @@ async def test_a_pool_of_many_workers_is_not_named_in_every_begin(store, other, 
     session_id = (await store.open(new_session())).session_id
     own(raw, session_id)
     keys = []
-    send = other._link.client.evalsha
+    send = other._link.script_runner.evalsha
 
     async def counted(sha, count, *arguments):
         keys.append(count)
         return await send(sha, count, *arguments)
 
-    other._link.client.evalsha = counted
+    other._link.script_runner.evalsha = counted
     for _ in range(2):
         began = await other.begin(begin_request(session_id))
         assert began.reserved == "w1"

@@ -105,13 +105,13 @@ def content(raw) -> dict:
 
 async def test_scripts_that_are_sent_again_much_later_change_nothing(fresh, fresh_redis):
     sent = []
-    send = fresh._link.client.evalsha
+    send = fresh._link.script_runner.evalsha
 
     async def recorded(*arguments):
         sent.append(arguments)
         return await send(*arguments)
 
-    fresh._link.client.evalsha = recorded
+    fresh._link.script_runner.evalsha = recorded
     with fresh_redis.client() as raw:
         publish(raw, lease("w1"))
         session_id = (await fresh.open(new_session(request_id="once"))).session_id

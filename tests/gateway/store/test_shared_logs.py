@@ -37,7 +37,7 @@ async def test_what_a_fork_needs_outlives_the_deletion_of_the_other(store, raw):
 async def test_a_deletion_sent_again_answers_the_same_while_forks_live(store):
     parent_id = await opened(store, 1)
     fork = await forked(store, parent_id)
-    store._link.client = Twice(store._link.client)
+    store._link.script_runner = Twice(store._link.script_runner)
     assert await store.delete(parent_id, TENANT) == 2, "the epoch after the step's"
     assert await why(store.delete(parent_id, TENANT)) is Reason.SESSION_NOT_FOUND
     assert await why(store.begin(begin_request(parent_id, "step-9"))) is Reason.SESSION_NOT_FOUND

@@ -1,7 +1,6 @@
 """Random interleavings of two gateways, against the store in memory, on one Redis and on three shards.
 
-Every script of the second gateway is sent twice, as redis-py does when a reply was lost. Leases run out when the
-machine says so, by a renewal of no length.
+Every script of the second gateway runs twice, as after a lost reply. A lease ends by a renewal of no length.
 """
 
 from collections.abc import Iterator
@@ -116,6 +115,7 @@ class StoreMachine(StoreWorld):
             demand=demand_of(tokens),
             rules=rules,
             opens_turn=seed % 2 == 0,
+            first_worker=("", *sorted(WORKERS))[seed % (1 + len(WORKERS))],
         )
         answer = self.agree(gateway, "begin", request, touches=session_id)
         if isinstance(answer, Began):

@@ -100,15 +100,14 @@ class Kernels:
         return product
 
 
-def helper_limits(library: Path, helpers: int, events: Sequence[tuple[int, int]]) -> list[int]:
+def helper_limits(library: Path, helpers: int, events: Sequence[tuple[int, int, int]]) -> list[int]:
     """Return the most helpers of a job at each of `events`, as `source/helper_limit.h` says.
 
-    An event is a time, and for how long a job with helpers stalls then, or 0; in microseconds.
+    An event is a time, what a job with helpers is spared then, and for how long it stalls; in microseconds.
     """
-    times = (c_int64 * len(events))(*(time for time, _ in events))
-    waited = (c_int64 * len(events))(*(waited for _, waited in events))
+    times, saved, waited = ((c_int64 * len(events))(*column) for column in zip(*events, strict=True))
     limits = (c_int64 * len(events))()
-    _open(library).roost_helper_limits(helpers, times, waited, len(events), limits)
+    _open(library).roost_helper_limits(helpers, times, saved, waited, len(events), limits)
     return list(limits)
 
 
@@ -164,7 +163,7 @@ _FUNCTIONS = {
     "roost_units": (c_char_p, []),
     "roost_threads_new": (c_void_p, [c_int]),
     "roost_threads_free": (None, [c_void_p]),
-    "roost_helper_limits": (None, [c_int, c_void_p, c_void_p, c_int64, c_void_p]),
+    "roost_helper_limits": (None, [c_int, c_void_p, c_void_p, c_void_p, c_int64, c_void_p]),
     "roost_weights_new": (c_void_p, []),
     "roost_weights_free": (None, [c_void_p]),
     "roost_linear_new": (

@@ -4,7 +4,8 @@
 --   role_account, tenant_account; the session's, then lease and residency of each host
 -- ARGV session_id, tenant, step_id, digest, nonce, seed, expected_length ('' if none), expected_hash,
 --   migrates_to (revision that sessions of others migrate to, '' if they do not), rules (of budgets, see _budgets.lua),
---   prefix (hash of system text and tools, '' if none), base
+--   prefix (hash of system text and tools, '' if none), first_worker (where to reserve for a session without a log, ''
+--   if nowhere), base
 -- NUMBERS generations, grace_ms, expected_generation (0 if unknown), lease_ms, new_tokens, max_session_tokens,
 --   budget_tokens, max_steps (0 for each if there is no limit), drops_thinking (1 if thinking in the log goes before the
 --   step, so that the log becomes shorter), opens_turn (1 if the step begins with a user's message), class, aging_ms,
@@ -122,7 +123,8 @@ if lost_live then
 end
 
 -- Where to reserve: at the worker of the attempt that this one replaces, whose output may be resumed, else at the owner
--- while it has the session cached. If the owner has dropped the session's KV, no worker is preferred.
+-- while it has the session cached, else, while the session has no log, at the worker that the gateway has chosen: the
+-- step waits for the former two, but not for the latter. If the owner has dropped the session's KV, none is preferred.
 local ledger = read_ledger(keys.reservations, now, grace_ms)
 local place, over = retry and waiter_of(keys, former), {}
 local service = join_service(keys, d.tenant, now, grace_ms)
@@ -137,6 +139,10 @@ if retry and d['attempt:worker'] ~= '' then
 end
 if cached > 0 and d.owner ~= candidates[1] then
   table.insert(candidates, d.owner)
+end
+local waits_for_none = #candidates == 0
+if waits_for_none and d.steps == 0 and args.first_worker ~= '' then
+  candidates[1] = args.first_worker
 end
 for _, worker in ipairs(candidates) do
   if reserved == '' and is_alive(keys.workers, worker, now, grace_ms) then
@@ -154,7 +160,7 @@ for _, worker in ipairs(candidates) do
       reserved, tokens = worker, inherited -- to resume what is there it needs no more than it has
     elseif first and fits then
       reserved = worker
-    else
+    elseif not waits_for_none then
       line = line or line_of(revision, gated)
     end
   end

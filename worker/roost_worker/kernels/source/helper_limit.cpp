@@ -12,7 +12,13 @@ int HelperLimit::at(int64_t now) {
   return limit_;
 }
 
-void HelperLimit::stalled(int64_t now, int64_t waited) {
+void HelperLimit::ended(int64_t now, int64_t saved, int64_t waited) {
+  credit_ = std::min(credit_ + saved, kMostCredit);
+  if (waited <= credit_) {
+    credit_ -= waited;
+    return;
+  }
+  credit_ = 0;
   limit_ = std::max(0, limit_ - 1);
   pause_ = std::min(kPauses * waited, kLongestPause);
   next_raise_ = now + pause_;

@@ -17,10 +17,10 @@ extern "C" roost::Threads* roost_threads_new(int count) { return new roost::Thre
 extern "C" void roost_threads_free(roost::Threads* threads) { delete threads; }
 
 extern "C" void roost_helper_limits(
-    int helpers, const int64_t* times, const int64_t* waited, int64_t count, int64_t* limits) {
+    int helpers, const int64_t* times, const int64_t* saved, const int64_t* waited, int64_t count, int64_t* limits) {
   roost::HelperLimit limit(helpers);
   for (int64_t i = 0; i < count; ++i) {
     limits[i] = limit.at(times[i]);
-    if (waited[i] > 0 && limits[i] > 0) limit.stalled(times[i], waited[i]);
+    if (limits[i] > 0) limit.ended(times[i], saved[i], waited[i]);
   }
 }

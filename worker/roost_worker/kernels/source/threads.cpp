@@ -88,7 +88,8 @@ void Threads::share(int64_t pieces, int helpers, Piece call, const void* work) {
   const int64_t ended = microseconds();
   await(pieces);
   const int64_t now = microseconds(), waited = now - ended;
-  if (waited > kStall + kStallPieces * (ended - begun) / std::max<int64_t>(taken, 1)) limit_.stalled(now, waited);
+  const int64_t piece = (ended - begun) / std::max<int64_t>(taken, 1);
+  limit_.ended(now, (pieces - taken) * piece, waited > kStall + kStallPieces * piece ? waited : 0);
 }
 
 void Threads::await(int64_t pieces) {
