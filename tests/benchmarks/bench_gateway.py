@@ -1,7 +1,8 @@
 """What the gateway adds: latency, CPU and messages per second over a null worker, against calling the worker directly.
 
-A step is 64 tokens, one each 20 ms unless `--tokens-per-second` says otherwise, over 1,000 prompt ids. They come as
-`--deltas` says, through the gateway and directly. Redis commits with `appendfsync always` on the folder given by
+A step is 64 tokens, one each 20 ms unless `--tokens-per-second` says otherwise, over 1,000 prompt ids; all steps have
+theirs at the same moments, as with the iterations of an engine. They come as `--deltas` says, through the gateway and
+directly. Redis commits with `appendfsync always` on the folder given by
 --redis-dir. Gateway, worker, Redis and this load generator are processes of their own and share the machine's cores: on
 two cores the generator and the worker take as much as the gateway, so the highest rate is the machine's.
 
@@ -15,9 +16,10 @@ Counted are steps that continue a session; those that begin one are told apart (
 process apart. A rate is saturated when steps ended slower than they were begun, or were shed because every session was
 busy: its latencies are then those of a queue that grows, and say nothing of a gateway.
 
-The highest rate is looked for with `--deltas each` only: output that gathers is later than its limit by design.
+The highest rate is looked for with `--deltas each` only, and without `--rates`: output that gathers is later than its
+limit by design.
 
-    python tests/benchmarks/bench_gateway.py [--quick] [--deltas none|interval|each]
+    python tests/benchmarks/bench_gateway.py [--quick] [--deltas none|interval|each] [--rates 20 50]
     python tests/benchmarks/bench_gateway.py [--quick] --against COMMIT [--rounds 3]
 
 `--against` measures the gateway and the null worker of another commit in turn with this tree's, under this load, with
@@ -39,7 +41,7 @@ import uvloop
 
 sys.path[:0] = [
     str(Path(__file__).parents[1] / "support"),
-    *(str(Path(__file__).parents[2] / p) for p in ("proto", "gateway")),
+    *(str(Path(__file__).parents[2] / p) for p in ("proto", "gateway", "worker")),
 ]
 
 from figures import emit, machine
@@ -112,7 +114,8 @@ def _head(arguments: argparse.Namespace, interval: float) -> dict[str, Any]:
 async def _measure(
     arguments: argparse.Namespace, interval: float, direct: Direct, through: Through, meter: Meter
 ) -> dict[str, Any]:
-    seconds, rates = (3.0, [20.0, 50.0]) if arguments.quick else (15.0, [50.0, 200.0])
+    seconds, usual = (3.0, [20.0, 50.0]) if arguments.quick else (15.0, [50.0, 200.0])
+    rates = arguments.rates or usual
     report: dict[str, Any] = {"rates": {}}
     for rate in rates:
         _, alone = await load(rate, seconds, direct.step, interval=interval, even=arguments.even)
@@ -126,7 +129,7 @@ async def _measure(
         print(f"{rate:5.0f} steps/s  CPU a step: {cpu_text(result['cpu_ms_per_step'])}", flush=True)
         if result["saturated"]:
             print(f"{rate:5.0f} steps/s  SATURATED: {result['achieved_steps_per_second']} steps/s ended", flush=True)
-    if arguments.deltas == Deltas.EACH:
+    if arguments.deltas == Deltas.EACH and not arguments.rates:
         seconds = min(seconds, 8.0)
         report["highest"] = await highest_rate(
             _ladder(arguments), seconds, through, meter, interval=interval, even=arguments.even
@@ -139,6 +142,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a short run that checks the benchmark itself")
     parser.add_argument("--tokens-per-second", type=float, default=1 / INTERVAL, help="of each step")
     parser.add_argument("--deltas", default="interval", choices=[member.value for member in Deltas])
+    parser.add_argument("--rates", type=float, nargs="+", help="steps a second, in place of 20 and 50, or 50 and 200")
     parser.add_argument("--against", metavar="COMMIT", help="compare with the gateway of another commit")
     parser.add_argument("--rounds", type=int, default=3, help="of a comparison (default 3)")
     parser.add_argument("--even", action="store_true", help="begin steps evenly: at 50/s in step with the deltas")
