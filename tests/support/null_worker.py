@@ -136,6 +136,10 @@ class NullWorker(NullChecks):
             self.changed.clear()
             await self.changed.wait()
 
+    async def has_heard_of(self, commits: int) -> None:
+        """Waits until it has heard of so many commits in all: a client hears of its own before."""
+        await self.until(lambda: len(self.commits) >= commits)
+
     async def until_it_hangs(self) -> None:
         """Waits until an attempt has come to the script's `hang_after`."""
         attempts, tokens = self.attempts, self.script.hang_after
