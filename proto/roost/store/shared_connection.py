@@ -144,6 +144,7 @@ class _OpenConnection:
     async def aclose(self) -> None:
         self._end(NoConnectionError("the connection was closed"))
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._connection.disconnect(nowait=True)  # a task that had not begun has not done it
 
 
 class SharedConnection:

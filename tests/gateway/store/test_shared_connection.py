@@ -18,7 +18,7 @@ from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as NoReplyError
 
 from redis_servers import PATIENCE_SECONDS, RedisServer
-from roost.store.shared_connection import CallQueue, SharedConnection
+from roost.store.shared_connection import CallQueue, SharedConnection, _OpenConnection
 
 BLOCKED_KEY = "list"
 
@@ -180,3 +180,10 @@ async def test_a_closed_connection_ends_its_calls(redis_server: RedisServer, raw
     await connection.aclose()
     with pytest.raises(NoConnectionError, match="closed"):
         await call
+
+
+async def test_a_connection_that_is_closed_before_it_is_used_is_disconnected(redis_server: RedisServer) -> None:
+    connection = Connection(port=redis_server.port)
+    await connection.connect()
+    await _OpenConnection(connection, PATIENCE_SECONDS).aclose()
+    assert not connection.is_connected
