@@ -188,6 +188,13 @@ async def test_a_trunk_without_steps_does_not_hold_up_a_worker_that_stops(
         assert await trunk.read() is grpc.aio.EOF
 
 
+async def test_a_trunk_that_comes_to_a_worker_that_stops_ends_at_once(world: World) -> None:
+    world.server._service.trunks.finish()
+    trunk = call(world.stub)
+    await trunk.read()
+    assert await trunk.read() is grpc.aio.EOF
+
+
 async def test_a_worker_that_stops_finishes_the_streams_of_its_trunks_and_opens_none(
     redis_server: RedisServer, tmp_path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

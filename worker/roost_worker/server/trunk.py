@@ -74,6 +74,7 @@ class Trunks:
 
     def __init__(self) -> None:
         self._open: set[_Trunk] = set()
+        self._finishing = False
 
     async def serve(self, context: Context, generate: Generate) -> None:
         """Serve one trunk, until the gateway half-closes it or `finish` is called, and no stream is open.
@@ -81,6 +82,8 @@ class Trunks:
         Raise Refused when the gateway breaks the order of frames. Then, and when the trunk breaks, all streams break.
         """
         trunk = _Trunk(context, generate)
+        if self._finishing:
+            trunk.finish()
         self._open.add(trunk)
         try:
             await trunk.serve()
@@ -88,7 +91,8 @@ class Trunks:
             self._open.discard(trunk)
 
     def finish(self) -> None:
-        """Open no more streams: the worker stops. A trunk ends with its last stream."""
+        """Open no more streams: the worker stops. A trunk ends with its last stream, one that comes later at once."""
+        self._finishing = True
         for trunk in self._open:
             trunk.finish()
 
