@@ -1,10 +1,13 @@
 """A gateway's steps share one trunk to each worker; what ends one of them leaves the others alone."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
 import grpc.aio
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -176,6 +179,69 @@ class Journal:
         self.over.set()
 
 
+@asynccontextmanager
+async def _serving(servicer: WorkerServiceServicer) -> AsyncIterator[WorkerChannel]:
+    server = grpc.aio.server()
+    add_WorkerServiceServicer_to_server(servicer, server)
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+    channel = WorkerChannel(address)
+    try:
+        yield channel
+    finally:
+        await channel.aclose()
+        await server.stop(0)
+
+
+class PlainEcho(Echo):
+    """A worker that knows no trunks. It counts its calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    async def Trunk(self, requests: Any, context: Any) -> None:  # noqa: N802
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
+
+    async def Generate(self, requests: Any, context: Any) -> None:  # noqa: N802
+        self.calls += 1
+        await self._echo(requests, context)
+
+
+@pytest.mark.parametrize("servicer", [Echo, PlainEcho])
+async def test_a_channel_that_is_closed_ends_its_streams(servicer: type[Echo]) -> None:
+    async with _serving(servicer()) as channel:
+        journal = Journal()
+        call = await channel.generate("", [], journal)
+        await call.write(wpb.GenerateRequest(start=wpb.Start(system="x")))
+        await channel.aclose()
+        async with asyncio.timeout(LIMIT_SECONDS):
+            await journal.over.wait()
+        assert journal.error is not None
+        assert journal.error.code() is grpc.StatusCode.UNAVAILABLE
+
+
+@pytest.mark.parametrize("servicer", [Echo, PlainEcho])
+async def test_a_stream_that_is_left_hears_nothing_more(servicer: type[Echo]) -> None:
+    async with _serving(servicer()) as channel:
+        journal = Journal()
+        call = await channel.generate("", [], journal)
+        await call.write(wpb.GenerateRequest(start=wpb.Start(system="x")))
+        call.leave()
+        await channel.aclose()
+        assert not journal.over.is_set()
+
+
+async def test_a_trunk_that_is_closed_as_it_is_opened_fails_those_that_wait_for_it() -> None:
+    async with _serving(Echo()) as channel:
+        trunk = channel._trunk("")
+        await trunk.aclose()
+        with pytest.raises(grpc.aio.AioRpcError):
+            async with asyncio.timeout(LIMIT_SECONDS):
+                await trunk.known()
+        assert not trunk.is_usable
+
+
 NUMBERS = st.integers(0, 4)
 ACTIONS = st.lists(st.tuples(NUMBERS, st.sampled_from(["say", "say", "say", "refuse", "leave", "yield"])), max_size=40)
 
@@ -187,16 +253,8 @@ def test_each_stream_gets_its_own_messages_in_order_and_its_own_end(actions: lis
 
 
 async def _play(actions: list[tuple[int, str]]) -> None:
-    server = grpc.aio.server()
-    add_WorkerServiceServicer_to_server(Echo(), server)
-    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
-    await server.start()
-    channel = WorkerChannel(address)
-    try:
+    async with _serving(Echo()) as channel:
         await _play_on(channel, actions)
-    finally:
-        await channel.aclose()
-        await server.stop(0)
 
 
 async def _play_on(channel: WorkerChannel, actions: list[tuple[int, str]]) -> None:

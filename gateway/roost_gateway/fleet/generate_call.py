@@ -44,6 +44,11 @@ async def failure_of(call: "grpc.aio.StreamStreamCall[Any, Any]") -> grpc.aio.Ai
     return grpc.aio.AioRpcError(code, initial, trailing, await call.details())
 
 
+def broken(why: str) -> grpc.aio.AioRpcError:
+    """The error of a call that broke without a status of the worker."""
+    return grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata(), why)
+
+
 class PlainCall:
     """A stream that is a gRPC call of its own. Tasks of its own read and write, since cancelling a pending read or
     write would cancel the call."""
@@ -51,6 +56,7 @@ class PlainCall:
     def __init__(self, call: "grpc.aio.StreamStreamCall[Any, Any]", reader: GenerateReader) -> None:
         self._call, self._reader = call, reader
         self._writer = GatheringWriter[GenerateRequest]()
+        self._is_left = False
         self._tasks = asyncio.create_task(self._read()), asyncio.create_task(self._write())
 
     async def write(self, request: GenerateRequest) -> bool:
@@ -60,18 +66,22 @@ class PlainCall:
         self._writer.finish()
 
     def leave(self) -> None:
+        self._is_left = True
         self._writer.end()
         self._call.cancel()
 
     async def _read(self) -> None:
+        error: grpc.aio.AioRpcError | None = broken("the channel to the worker was closed")
         try:
-            while isinstance(response := await self._call.read(), GenerateResponse):
+            while isinstance(response := await self._call.read(), GenerateResponse) and not self._is_left:
                 self._reader.take(response)
             error = await failure_of(self._call)
         except grpc.aio.AioRpcError as raised:
             error = raised
-        self._writer.end()
-        self._reader.ended(error)
+        finally:  # a channel that is closed cancels its calls
+            self._writer.end()
+            if not self._is_left:
+                self._reader.ended(error)
 
     async def _write(self) -> None:
         with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # the call is over, and its reader hears why

@@ -20,7 +20,7 @@ from roost.v1.worker_service_pb2 import (
     TrunkRequest,
     TrunkResponse,
 )
-from roost_gateway.fleet.generate_call import GenerateReader, failure_of
+from roost_gateway.fleet.generate_call import GenerateReader, broken, failure_of
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 _DETAILS_KEY = "grpc-status-details-bin"
@@ -78,6 +78,9 @@ class Trunk:
         """Breaks it, and all streams on it."""
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
+        if self._failure is None:  # the task had not begun
+            self._call.cancel()
+            self._break(broken("the trunk was closed"))
 
     def _finish_if_idle(self) -> None:
         if self._retired and not self._streams:
@@ -85,9 +88,7 @@ class Trunk:
 
     async def _carry(self) -> None:
         writing = asyncio.create_task(self._write())
-        failure = grpc.aio.AioRpcError(
-            grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata(), "the worker ended the trunk"
-        )
+        failure = broken("the worker ended the trunk")
         try:
             while isinstance(response := await self._call.read(), TrunkResponse):
                 if not self._known.done():
