@@ -154,6 +154,9 @@ class Echo(WorkerServiceServicer):
     async def Trunk(self, requests: Any, context: Any) -> None:  # noqa: N802
         await self._trunks.serve(context, self._echo)
 
+    async def Generate(self, requests: Any, context: Any) -> None:  # noqa: N802
+        await self._echo(requests, context)
+
     async def _echo(self, requests: Any, context: TrunkStream) -> None:
         async for request in requests:
             if request.start.system == "refuse":
@@ -194,25 +197,17 @@ async def _serving(servicer: WorkerServiceServicer) -> AsyncIterator[WorkerChann
 
 
 class PlainEcho(Echo):
-    """A worker that knows no trunks. It counts its calls."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls = 0
+    """A worker that knows no trunks."""
 
     async def Trunk(self, requests: Any, context: Any) -> None:  # noqa: N802
         await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
-
-    async def Generate(self, requests: Any, context: Any) -> None:  # noqa: N802
-        self.calls += 1
-        await self._echo(requests, context)
 
 
 @pytest.mark.parametrize("servicer", [Echo, PlainEcho])
 async def test_a_channel_that_is_closed_ends_its_streams(servicer: type[Echo]) -> None:
     async with _serving(servicer()) as channel:
         journal = Journal()
-        call = await channel.generate("", [], journal)
+        call = await channel.generate("", [], journal, 0)
         await call.write(wpb.GenerateRequest(start=wpb.Start(system="x")))
         await channel.aclose()
         async with asyncio.timeout(LIMIT_SECONDS):
@@ -225,11 +220,11 @@ async def test_a_channel_that_is_closed_ends_its_streams(servicer: type[Echo]) -
 async def test_a_stream_that_is_left_hears_nothing_more(servicer: type[Echo]) -> None:
     async with _serving(servicer()) as channel:
         journal = Journal()
-        call = await channel.generate("", [], journal)
+        call = await channel.generate("", [], journal, 0)
         await call.write(wpb.GenerateRequest(start=wpb.Start(system="x")))
         call.leave()
         await channel.aclose()
-        assert not journal.over.is_set()
+    assert not journal.over.is_set()
 
 
 async def test_a_trunk_that_is_closed_as_it_is_opened_fails_those_that_wait_for_it() -> None:
@@ -240,6 +235,23 @@ async def test_a_trunk_that_is_closed_as_it_is_opened_fails_those_that_wait_for_
             async with asyncio.timeout(LIMIT_SECONDS):
                 await trunk.known()
         assert not trunk.is_usable
+
+
+async def test_a_step_that_is_too_long_for_its_worker_breaks_no_other() -> None:
+    long = wpb.GenerateRequest(start=wpb.Start(system="x" * 5 * 1024 * 1024))  # the server takes 4 MiB
+    short = wpb.GenerateRequest(start=wpb.Start(system="short"))
+    async with _serving(Echo()) as channel:
+        other, refused = Journal(), Journal()
+        call = await channel.generate("", [], other, short.ByteSize())
+        await (await channel.generate("", [], refused, long.ByteSize())).write(long)
+        async with asyncio.timeout(LIMIT_SECONDS):
+            await refused.over.wait()
+            assert refused.error is not None
+            assert refused.error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            await call.write(short)
+            call.done_writing()
+            await other.over.wait()
+        assert (other.texts, other.error) == (["short"], None)
 
 
 NUMBERS = st.integers(0, 4)
@@ -259,7 +271,7 @@ async def _play(actions: list[tuple[int, str]]) -> None:
 
 async def _play_on(channel: WorkerChannel, actions: list[tuple[int, str]]) -> None:
     journals = [Journal() for _ in range(5)]
-    calls = [await channel.generate("", [], journal) for journal in journals]
+    calls = [await channel.generate("", [], journal, 0) for journal in journals]
     said: list[list[str]] = [[] for _ in calls]
     last: list[str] = ["" for _ in calls]
     for number, action in actions:

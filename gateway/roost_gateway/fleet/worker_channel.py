@@ -7,6 +7,7 @@ import grpc
 import grpc.aio
 
 from roost.addresses import NO_PROXY
+from roost.gathering_writer import BATCH_BYTES
 from roost.v1.worker_service_pb2_grpc import WorkerServiceStub
 from roost_gateway.fleet.generate_call import GenerateCall, GenerateReader, PlainCall
 from roost_gateway.fleet.trunk import Trunk
@@ -18,6 +19,9 @@ log = logging.getLogger(__name__)
 
 Metadata = list[tuple[str, str]]
 SECRET_KEY = "roost-pool-secret"
+LONG_BYTES = BATCH_BYTES
+"""A stream that begins with a longer message has a call of its own: it holds up no other stream while it is sent, and
+breaks none if the worker refuses a message of that length."""
 _CLOSE_SECONDS = 600.0
 _OPTIONS = (
     NO_PROXY,
@@ -49,12 +53,15 @@ class WorkerChannel:
         """Whether the worker does, as far as is known."""
         self._retired = False
 
-    async def generate(self, secret: str, trace: Metadata, reader: GenerateReader) -> GenerateCall | None:
-        """Opens a Generate stream, on the trunk if the worker knows trunks. Returns None if the channel was retired.
+    async def generate(
+        self, secret: str, trace: Metadata, reader: GenerateReader, first_bytes: int
+    ) -> GenerateCall | None:
+        """Opens a Generate stream, on the trunk if the worker knows trunks and its first message, of `first_bytes`, is
+        not long. Returns None if the channel was retired.
 
         Raises AioRpcError.
         """
-        while self._knows_trunks and not self._retired:
+        while self._knows_trunks and not self._retired and first_bytes <= LONG_BYTES:
             trunk = self._trunk(secret)
             try:
                 await trunk.known()

@@ -126,8 +126,9 @@ class WorkerStream:
 
     async def _open(self) -> GenerateCall:
         secret, trace = self._clients.secret(self._attempt.pool.pool), trace_metadata()
+        size = self._first.ByteSize()
         try:
-            while (call := await self.channel.generate(secret, trace, self)) is None:
+            while (call := await self.channel.generate(secret, trace, self, size)) is None:
                 self.channel = self._clients.channel(self.channel.address)
         except grpc.aio.AioRpcError as error:
             raise classify(error) from error
