@@ -176,6 +176,7 @@ class SharedConnection:
         """Opens a connection, once for all calls that wait for it."""
         if self._opening is None or self._opening.done():
             self._opening = asyncio.create_task(self._open_once(), name="connect to Redis")
+            self._opening.add_done_callback(_observe)
         return await asyncio.shield(self._opening)
 
     async def _open_once(self) -> _OpenConnection:
@@ -195,3 +196,9 @@ class SharedConnection:
             await asyncio.gather(self._opening, return_exceptions=True)
         if self._current is not None:
             await self._current.aclose()
+
+
+def _observe(opening: asyncio.Task[_OpenConnection]) -> None:
+    """All calls that waited for it may have been cancelled."""
+    if not opening.cancelled():
+        opening.exception()

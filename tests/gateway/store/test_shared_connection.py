@@ -1,6 +1,7 @@
 """Many calls on one connection to Redis: each gets its own reply, whatever becomes of the others."""
 
 import asyncio
+import gc
 import os
 import signal
 from collections import deque
@@ -187,3 +188,17 @@ async def test_a_connection_that_is_closed_before_it_is_used_is_disconnected(red
     await connection.connect()
     await _OpenConnection(connection, PATIENCE_SECONDS).aclose()
     assert not connection.is_connected
+
+
+async def test_a_connection_that_fails_after_its_only_caller_has_gone_fails_quietly() -> None:
+    unhandled = list[dict[str, object]]()
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unhandled.append(context))
+    connection = SharedConnection(lambda: Connection(port=1), PATIENCE_SECONDS)
+    call = asyncio.create_task(connection.call(packed("PING")))
+    await asyncio.sleep(0)
+    call.cancel()
+    assert connection._opening is not None
+    await asyncio.wait([connection._opening])
+    connection._opening = None
+    gc.collect()
+    assert unhandled == []
