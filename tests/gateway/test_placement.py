@@ -7,12 +7,17 @@ from typing import Any
 import pytest
 
 from leases import lease_of
+from roost.contract.heads import Head
 from roost.contract.lease import LEASE_TTL_SECONDS
+from roost.contract.messages import Message, MessageRole, Sampling
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
+from roost.contract.steps import StepRequest
 from roost.store.wake import Wake
 from roost.store.worker_views import WorkerView
+from roost_gateway.admission.estimate import SessionFacts
 from roost_gateway.step.attempt import Failure
+from step_attempts import attempt_of, descriptor_of
 from waiting_steps import CAPACITY, POOL, Lines
 
 
@@ -196,3 +201,30 @@ async def test_an_unexpected_error_of_a_whole_line_ends_every_wait_in_it(
 
 def _broken(*_: object) -> None:
     raise ZeroDivisionError
+
+
+FRESH, CONTINUED = SessionFacts("", 0), SessionFacts("", 0, continues=True)
+
+
+@pytest.mark.parametrize(
+    ("facts", "head", "worker"),
+    [
+        (FRESH, None, "rev-2"),
+        (FRESH, Head(), "rev-2"),
+        (FRESH, Head(100, b"h" * 16), ""),  # another gateway has committed its steps
+        (CONTINUED, None, ""),
+    ],
+)
+async def test_begin_reserves_only_for_a_session_that_is_not_known_to_have_a_log(
+    lines: Lines, facts: SessionFacts, head: Head | None, worker: str
+) -> None:
+    lines.ledger.end_a_step("rev-2", held=0)
+    await lines.fleet.workers.refresh(POOL)
+    pool = lines.fleet.pools.known(POOL)
+    assert pool is not None
+    request = StepRequest("s", "s1", (Message(MessageRole.USER, "hello"),), Sampling(max_tokens=10), expected_head=head)
+    call = attempt_of(pool, descriptor_of("s"), request=request, facts=facts).call
+    assert lines.placement.first_worker(call) == worker
+    state = lines.fleet.workers.get(POOL, "rev-2")
+    assert state is not None
+    assert bool(state.reserved_tokens) == bool(worker)

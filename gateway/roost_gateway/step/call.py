@@ -77,6 +77,12 @@ class StepCall:
         """Whether the step begins a turn, before which the pool takes the thinking of earlier ones out of the log."""
         return self.fold is None and self.pool.drops_thinking and self.request.messages[0].role is MessageRole.USER
 
+    @property
+    def has_log(self) -> bool:
+        """Whether the session is known to have a log."""
+        head = self.request.expected_head
+        return self.facts.continues or (head is not None and head.length > 0)
+
     def new_tokens(self, log: int) -> int:
         """Estimate of the most tokens that the step adds to a log of `log` tokens."""
         return estimate.new_tokens(self._prompt, self._output, log, self.pool.token_limit)

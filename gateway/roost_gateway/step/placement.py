@@ -134,10 +134,11 @@ class Placement:
         """The worker at which Begin itself may reserve for the first step of a session; empty where the step is placed
         after Begin. The reservation counts from now on, so that the sessions of a burst choose different workers; where
         Begin does not make it, until the worker is read again."""
-        need, pool, is_gated = call.first_need, call.pool.pool, call.pool.has_gate
-        line = self._pool_queue(pool).line((HELD if is_gated else "") + need.model_revision)
+        pool, is_gated = call.pool.pool, call.pool.has_gate
+        line = self._pool_queue(pool).line((HELD if is_gated else "") + call.pool.active_revision)
         worker_id = "" if line.waiters else self._prospects.first_worker(call)
         if worker_id:
+            need = call.first_need
             self._workers.note_reserved(pool, worker_id, need.tokens, need.gate_tokens * is_gated, 0)
         return worker_id
 

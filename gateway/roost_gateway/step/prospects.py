@@ -27,8 +27,8 @@ class Prospects:
 
     def first_worker(self, call: StepCall) -> str:
         """The worker that has room at once for the first step of a session, as far as is known; empty if there is none,
-        or the session has a log already."""
-        if call.fold is not None or call.facts.continues:
+        or the session is known to have a log."""
+        if call.fold is not None or call.has_log:
             return ""
         need, is_gated = call.first_need, call.pool.has_gate
         choice = self._workers.choose(call.pool.pool, need, frozenset(), 0.0 if is_gated else None)
