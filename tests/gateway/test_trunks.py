@@ -12,15 +12,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway_driver import LIMIT_SECONDS, POOL, Rig, StepLog, step_request
+from leases import lease_of
 from null_script import BASE_ID, Script
 from null_worker import NullWorker
+from roost.contract.pool_document import PoolDocument
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost.grpc_errors import abort, details_of
+from roost.store.memory import MemoryStore
 from roost.v1 import worker_service_pb2 as wpb
 from roost.v1.worker_service_pb2_grpc import WorkerServiceServicer, add_WorkerServiceServicer_to_server
 from roost_gateway.fleet.worker_channel import WorkerChannel
+from roost_gateway.fleet.worker_client import WorkerClients
+from roost_gateway.routing.choice import WorkerState
+from roost_gateway.step import worker_stream
+from roost_gateway.step.attempt import WorkerFailureError
 from roost_worker.server.trunk import Trunks, TrunkStream
+from step_attempts import attempt_of, descriptor_of
 
 TOKENS = 8
 IDS = [BASE_ID + number for number in range(TOKENS)]
@@ -252,6 +260,31 @@ async def test_a_step_that_is_too_long_for_its_worker_breaks_no_other() -> None:
             call.done_writing()
             await other.over.wait()
         assert (other.texts, other.error) == (["short"], None)
+
+
+class Gap(Echo):
+    """Leaves some of the output out, and does not end its streams."""
+
+    async def _echo(self, requests: Any, context: TrunkStream) -> None:
+        await context.write(wpb.GenerateResponse(delta=wpb.Delta(token_offset=9)))
+        async for _ in requests:
+            pass
+        await asyncio.Event().wait()
+
+
+async def test_nobody_waits_for_the_end_of_a_stream_that_was_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_stream, "PARTING_SECONDS", None)
+    async with _serving(Gap()) as channel:
+        clients, store = WorkerClients({}), MemoryStore()
+        worker = WorkerState(lease_of("w", address=channel.address))
+        attempt = attempt_of(PoolDocument(POOL), descriptor_of(f"{POOL}/s"))
+        stream = worker_stream.WorkerStream(attempt, None, worker, clients, store, lambda *_: None)
+        with pytest.raises(WorkerFailureError):
+            await stream.finished()
+        stream.leave()
+        async with asyncio.timeout(LIMIT_SECONDS):
+            await stream.cancel()
+        await clients.aclose()
 
 
 NUMBERS = st.integers(0, 4)

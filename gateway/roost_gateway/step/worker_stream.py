@@ -210,9 +210,9 @@ class WorkerStream:
             return
         try:
             async with asyncio.timeout(PARTING_SECONDS):
-                await self._call.write(last)
-                self._call.done_writing()
-                await self._over.wait()
+                if await self._call.write(last):  # else it has ended, or was left
+                    self._call.done_writing()
+                    await self._over.wait()
         except TimeoutError:
             log.info("worker %s did not end a stream", self.worker_id)
         finally:
