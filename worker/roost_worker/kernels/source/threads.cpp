@@ -1,6 +1,5 @@
 #include "threads.h"
 
-#include <algorithm>
 #include <chrono>
 
 #if defined(__x86_64__)
@@ -10,17 +9,12 @@
 namespace roost {
 namespace {
 
-constexpr int kPieceBits = 20;
-constexpr uint64_t kPieces = (uint64_t{1} << kPieceBits) - 1;
 // How long a thread looks for what it waits for before it sleeps, in microseconds: about what lies between two jobs.
 constexpr int64_t kSpin = 50;
 constexpr int kLooks = 16;
 // A job has stalled when it waits for a helper for longer than this, besides what some pieces take.
 constexpr int64_t kStall = 300;
 constexpr int64_t kStallPieces = 4;
-
-uint64_t next_of(uint64_t job) { return job & kPieces; }
-uint64_t pieces_of(uint64_t job) { return (job >> kPieceBits) & kPieces; }
 
 int64_t microseconds() {
   using namespace std::chrono;

@@ -1,6 +1,7 @@
 // The threads that share a kernel's work.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <memory>
@@ -25,10 +26,25 @@ class Threads {
 
   int count() const { return static_cast<int>(helpers_.size()) + 1; }
 
-  // Calls work(piece) for each piece of 0 .. pieces - 1, at most 2^20 - 1, in any order and on any thread; returns when
-  // all have returned. Not to be called from two threads, or from within a piece.
+  // Calls work(piece) for each piece of 0 .. pieces - 1, in any order and on any thread; returns when all have returned.
+  // Not to be called from two threads, or from within a piece.
   template <class Work>
   void run(int64_t pieces, const Work& work) {
+    for (int64_t first = 0; first < pieces; first += kMostPieces)
+      run_job(std::min(kMostPieces, pieces - first), [&](int64_t piece) { work(first + piece); });
+  }
+
+ private:
+  struct alignas(64) Helper {
+    std::atomic<uint32_t> calls{0};
+    std::thread thread;
+  };
+
+  static constexpr int kPieceBits = 20;
+  static constexpr int64_t kMostPieces = (int64_t{1} << kPieceBits) - 1;  // of a job
+
+  template <class Work>
+  void run_job(int64_t pieces, const Work& work) {
     const int helpers = pieces > 1 ? limit_of_helpers() : 0;
     if (helpers == 0) {
       for (int64_t piece = 0; piece < pieces; ++piece) work(piece);
@@ -37,11 +53,8 @@ class Threads {
     share(pieces, helpers, [](const void* of, int64_t piece) { (*static_cast<const Work*>(of))(piece); }, &work);
   }
 
- private:
-  struct alignas(64) Helper {
-    std::atomic<uint32_t> calls{0};
-    std::thread thread;
-  };
+  static uint64_t next_of(uint64_t job) { return job & kMostPieces; }
+  static uint64_t pieces_of(uint64_t job) { return (job >> kPieceBits) & kMostPieces; }
 
   int limit_of_helpers();
   void share(int64_t pieces, int helpers, Piece call, const void* work);
