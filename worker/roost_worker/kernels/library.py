@@ -32,6 +32,8 @@ class Kernels:
         self._weights = self._library.roost_weights_new()
         self.units: str = self._library.roost_units().decode()
         """What of the processor they use."""
+        self.threads: int = self._library.roost_threads_count(self._threads)
+        """As many as asked for, or as the system gives."""
         _free_with(self, self._library.roost_threads_free, self._threads)
         _free_with(self, self._library.roost_weights_free, self._weights)
 
@@ -162,6 +164,7 @@ def _open(path: Path) -> ctypes.CDLL:
 _FUNCTIONS = {
     "roost_units": (c_char_p, []),
     "roost_threads_new": (c_void_p, [c_int]),
+    "roost_threads_count": (c_int, [c_void_p]),
     "roost_threads_free": (None, [c_void_p]),
     "roost_helper_limits": (None, [c_int, c_void_p, c_void_p, c_void_p, c_int64, c_void_p]),
     "roost_weights_new": (c_void_p, []),

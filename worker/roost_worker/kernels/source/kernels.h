@@ -17,8 +17,9 @@ extern "C" {
 // What of the processor the kernels use, for people.
 const char* roost_units();
 
-// Threads for the calls below: this many, with the caller's own.
+// Threads for the calls below: this many with the caller's own, or as many as the system gives.
 roost::Threads* roost_threads_new(int count);
+int roost_threads_count(const roost::Threads* threads);
 void roost_threads_free(roost::Threads* threads);
 
 // For tests: the limits of helpers at each of `count` times, when helpers save jobs as much as `saved` and these wait for

@@ -1,6 +1,8 @@
 #include "threads.h"
 
 #include <chrono>
+#include <system_error>
+#include <utility>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -43,12 +45,19 @@ void await_change(const std::atomic<uint32_t>& value, uint32_t old) {
 
 }  // namespace
 
-Threads::Threads(int count) : limit_(std::max(0, count - 1)) {
-  for (int i = 1; i < count; ++i) {
-    helpers_.push_back(std::make_unique<Helper>());
-    Helper& helper = *helpers_.back();
-    helper.thread = std::thread([this, &helper] { help(helper); });
+Threads::Threads(int count) : helpers_(started(count - 1)), limit_(static_cast<int>(helpers_.size())) {}
+
+std::vector<std::unique_ptr<Threads::Helper>> Threads::started(int helpers) {
+  std::vector<std::unique_ptr<Helper>> started;
+  try {
+    for (int i = 0; i < helpers; ++i) {
+      auto helper = std::make_unique<Helper>();
+      helper->thread = std::thread([this, helper = helper.get()] { help(*helper); });
+      started.push_back(std::move(helper));
+    }
+  } catch (const std::system_error&) {  // a limit of threads or memory
   }
+  return started;
 }
 
 Threads::~Threads() {

@@ -19,6 +19,7 @@ class Threads {
  public:
   using Piece = void (*)(const void* work, int64_t piece);
 
+  // This many with the caller's own, or as many as the system gives.
   explicit Threads(int count);
   ~Threads();
   Threads(const Threads&) = delete;
@@ -56,6 +57,7 @@ class Threads {
   static uint64_t next_of(uint64_t job) { return job & kMostPieces; }
   static uint64_t pieces_of(uint64_t job) { return (job >> kPieceBits) & kMostPieces; }
 
+  std::vector<std::unique_ptr<Helper>> started(int helpers);
   int limit_of_helpers();
   void share(int64_t pieces, int helpers, Piece call, const void* work);
   void await(int64_t pieces);
@@ -69,8 +71,9 @@ class Threads {
   std::atomic<const void*> work_{nullptr};
   alignas(64) std::atomic<uint32_t> done_{0};
   std::atomic<bool> closing_{false};
-  HelperLimit limit_;
+  // Helpers read what is above.
   std::vector<std::unique_ptr<Helper>> helpers_;
+  HelperLimit limit_;
 };
 
 }  // namespace roost
