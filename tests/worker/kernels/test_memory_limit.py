@@ -35,3 +35,10 @@ def test_fewer_threads_than_asked_for_do_the_work() -> None:
     product = few.pack(torch.ones(160, 16), norm=torch.ones(16), eps=0.0)
     for _ in range(100):
         assert product(torch.ones(20, 16)).eq(16).all()
+
+
+def test_a_weight_that_finds_no_memory_is_an_error() -> None:
+    two, weight = kernels(2), torch.ones(4096, 4096)
+    with at_most(32 << 20), pytest.raises(MemoryError, match="67108864 bytes"):
+        two.pack(weight)
+    assert two.pack(weight)(torch.ones(1, 4096)).eq(4096).all()

@@ -82,6 +82,8 @@ class Kernels:
             norm: [inputs], the weight of the root mean square norm that x is taken through first, or None.
             eps: that norm's.
             gated: the outputs are gates and then as many values; results are silu(gate) * value (Shazeer, 2020).
+        Raises:
+            MemoryError: the system gives no memory for the copy.
         """
         values, scales = (weight.values, weight.scales) if isinstance(weight, Int8Weight) else (weight, None)
         values = values.contiguous()
@@ -97,6 +99,8 @@ class Kernels:
             *values.shape,
             gated,
         )
+        if handle is None:
+            raise MemoryError(f"no memory for a weight of {values.nbytes} bytes")
         product = PackedLinear(self, self._library, self._threads, handle, values.shape[0] // (2 if gated else 1))
         _free_with(product, self._library.roost_linear_free, handle)
         return product

@@ -32,7 +32,7 @@ roost::WeightMemory* roost_weights_new();
 void roost_weights_free(roost::WeightMemory* memory);
 
 // A product as `linear.h` describes it, with its weight packed into `memory`. `scales`, `bias` and `norm` may be null;
-// with scales the weight is int8, whatever the other tensors are.
+// with scales the weight is int8, whatever the other tensors are. Null if there is not enough memory.
 roost::Linear* roost_linear_new(roost::Threads* threads, roost::WeightMemory* memory, int is_bfloat16,
                                 const void* weight, const float* scales, const void* bias, const void* norm, float eps,
                                 int64_t outputs, int64_t inputs, int gated);
