@@ -49,13 +49,13 @@ def compiled(
     command = (compiler, f"-march={architecture}", *FLAGS)
     folder = folder or default_cache_dir() / "kernels"
     library = folder / f"{_key(command)}.so"
-    if not library.exists():
-        try:
+    try:
+        if not library.exists():
             with _lock(folder):
                 if not library.exists():
                     _compile(command, library)
-        except OSError as error:
-            raise NoKernelsError(f"{folder} cannot be written: {error}; name another folder in $ROOST_CACHE") from error
+    except OSError as error:
+        raise NoKernelsError(f"{folder} cannot be used: {error}; name another folder in $ROOST_CACHE") from error
     return library
 
 
