@@ -115,4 +115,6 @@ def _compile(command: Sequence[str], library: Path) -> None:
             raise NoKernelsError(f"the compiler {command[0]} did not compile the kernels: {error}") from error
         if run.returncode != 0:
             raise NoKernelsError(f"the compiler {command[0]} did not compile the kernels: {run.stderr.strip()[-2000:]}")
+        with output.open("rb") as file:
+            os.fsync(file.fileno())  # else a machine that stops may keep the name of a library and not its bytes
         output.rename(library)
