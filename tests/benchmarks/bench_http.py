@@ -39,7 +39,7 @@ import uvloop
 
 sys.path[:0] = [
     str(Path(__file__).parents[1] / "support"),
-    *(str(Path(__file__).parents[2] / p) for p in ("proto", "gateway")),
+    *(str(Path(__file__).parents[2] / p) for p in ("proto", "gateway", "worker")),
 ]
 
 from figures import emit, machine, percentiles

@@ -15,6 +15,9 @@ measurements while its log has grown by less than an eighth; `log_tokens` tells 
 longest context ends where the model's positions do (8192), so "8192" begins as far below as its steps need.
 
     python tests/benchmarks/bench_resume.py [--quick] [--repeats 5] [--budget SECONDS] [--threads N]
+                                            [--against COMMIT [--rounds 3]]
+
+`--against` runs this benchmark and that of another commit in turn, each on its own pool.
 
 Before anything is counted, one session takes a hot and a cold step and one stateless prompt is served. The last line
 of stdout is one JSON document.
@@ -42,6 +45,7 @@ from tokenizers import Tokenizer
 sys.path[:0] = [str(Path(__file__).parents[2] / part) for part in ("proto", "gateway", "worker", "operator")]
 
 from figures import emit, machine, spread
+from resume_comparison import compare
 
 from roost import Client, Committed, Delta, Sampling, Session
 from roost.v1 import session_service_pb2 as pb
@@ -297,7 +301,18 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="measurements of each kind, at most (default 5)")
     parser.add_argument("--budget", type=float, default=300.0, help="seconds after which no round is begun")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="the worker's (default: all cores)")
-    emit(asyncio.run(bench(parser.parse_args())))
+    parser.add_argument("--against", metavar="COMMIT", help="compare with the pool of another commit")
+    parser.add_argument("--rounds", type=int, default=3, help="of a comparison (default 3)")
+    arguments = parser.parse_args()
+    if arguments.against:
+        emit({"benchmark": "resume", "machine": machine(), **_compare(arguments)})
+    else:
+        emit(asyncio.run(bench(arguments)))
+
+
+def _compare(arguments: argparse.Namespace) -> dict[str, Any]:
+    options = [f"--{name}={getattr(arguments, name)}" for name in ("repeats", "budget", "threads")]
+    return compare(arguments.against, arguments.rounds, [*options, *(["--quick"] if arguments.quick else [])])
 
 
 if __name__ == "__main__":

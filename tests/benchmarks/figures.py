@@ -1,6 +1,7 @@
-"""What the benchmarks share: percentiles, medians with their spread, the machine, and the JSON document at the end."""
+"""What the benchmarks share: percentiles, medians with their spread, goals, the machine, the JSON document."""
 
 import json
+import math
 import os
 import platform
 import statistics
@@ -22,6 +23,12 @@ def spread(values: Sequence[float], digits: int = 1) -> dict[str, float]:
         "highest": round(max(values), digits),
         "count": len(values),
     }
+
+
+def judged(goal: str, measured: float, *, at_least: float = 0.0, at_most: float = math.inf) -> dict[str, Any]:
+    """A goal with its limits, what was measured, and whether it is met."""
+    limits = {name: limit for name, limit in (("at_least", at_least), ("at_most", at_most)) if 0 < limit < math.inf}
+    return {"goal": goal, **limits, "measured": round(measured, 3), "met": at_least <= measured <= at_most}
 
 
 def machine() -> str:

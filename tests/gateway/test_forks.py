@@ -34,6 +34,7 @@ async def begun(rig: Rig, *workers: str, steps: int = 2) -> tuple[Caller, pb.Ses
     session = await caller.open(system="Be kind.", task="t", labels={"of": "parent"})
     for number in range(steps):
         await caller.step(step_request(session, f"s{number}"))
+    await running[0].has_heard_of(steps)
     await running[0].publish()
     running += [await rig.worker(name, Script(prompt_ids=50)) for name in workers[1:]]
     await gateway.life.fleet.workers.refresh(POOL)

@@ -88,6 +88,7 @@ async def test_a_live_session_that_loses_its_kv_while_its_step_waits_goes_to_the
     caller, keys = rig.caller(await rig.gateway()), PoolKeys(POOL)
     session, other = await caller.open(), await caller.open()
     await caller.step(step_request(session))
+    await worker.has_heard_of(1)
     worker.script.hang_after = 1
     running = rig.spawn(caller.step(step_request(other)))
     await worker.until(lambda: len(worker.starts) == 2)

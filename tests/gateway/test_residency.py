@@ -22,6 +22,7 @@ async def test_a_session_is_held_at_a_full_worker_only_while_that_has_it_cached(
     caller = rig.caller(gateway)
     session = await caller.open()
     await caller.step(step_request(session, "first"))
+    await home.has_heard_of(1)
     home.script.hang_after = 1
     running = rig.spawn(caller.step(step_request(await caller.open(), "filler")))
     await home.until(lambda: len(home.starts) == 2)

@@ -44,6 +44,7 @@ async def test_a_step_at_a_home_that_has_the_session_reserves_where_it_begins(ri
     caller = rig.caller(await rig.gateway())
     session = await caller.open()
     await caller.step(step_request(session))
+    await worker.has_heard_of(1)
     await worker.publish()
     scripts.clear()
     await caller.step(step_request(session, "s2"))
@@ -57,6 +58,7 @@ async def test_an_evicted_session_is_placed_by_a_second_script_and_its_log_is_re
     caller = rig.caller(await rig.gateway())
     session = await caller.open()
     await caller.step(step_request(session))
+    await worker.has_heard_of(1)
     worker.parked.clear()
     await worker.publish()
     with rig.redis.client() as client:  # as if the step had ended a while ago: what is published is believed

@@ -127,6 +127,7 @@ async def test_a_step_that_leaves_a_home_that_has_dropped_its_session_says_what_
     caller = rig.caller(gateway := await rig.gateway())
     session = await caller.open()
     await caller.step(step_request(session, "first"))
+    await home.has_heard_of(1)
     home.script.hang_after = 1
     running = rig.spawn(caller.step(step_request(await caller.open(), "running")))
     await home.until(lambda: len(home.starts) == 2)

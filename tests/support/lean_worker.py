@@ -1,6 +1,7 @@
 """The null worker of benchmarks."""
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -9,7 +10,7 @@ import grpc.aio
 
 from null_script import BASE_ID
 from null_worker import NullWorker
-from roost.contract.steps import CHECKPOINT_SECONDS, INTERVAL_SECONDS
+from roost.contract.steps import CHECKPOINT_SECONDS, INTERVAL_SECONDS, gathered_by
 from roost.v1 import session_service_pb2 as pb
 from roost.v1 import worker_service_pb2 as wpb
 
@@ -46,23 +47,28 @@ class LeanWorker(NullWorker):
             pass
 
     async def _pieces(self, gathering_seconds: float) -> AsyncIterator[list[str]]:
-        """The texts of the script's tokens, as a worker sends them that lets output gather for so long."""
-        begin, due, held = time.monotonic(), 0.0, list[str]()
+        """The texts of the script's tokens, as a worker sends them that lets output gather for so long. All steps have
+        their tokens at the same moments, as with the iterations of an engine."""
+        begin, due, held = self._next_iteration(), 0.0, list[str]()
         for number in range(self.script.tokens):
             at = begin + (number + 1) * self.script.interval
             if held and due < at:
                 await _sleep_until(due)
-                due = time.monotonic() + gathering_seconds
+                due = gathered_by(time.monotonic(), gathering_seconds)
                 yield held
                 held = []
             await _sleep_until(at)
             held.append(stamp(time.monotonic()))
             if time.monotonic() >= due:
-                due = time.monotonic() + gathering_seconds
+                due = gathered_by(time.monotonic(), gathering_seconds)
                 yield held
                 held = []
         if held:
             yield held
+
+    def _next_iteration(self) -> float:
+        now, interval = time.monotonic(), self.script.interval
+        return math.ceil(now / interval) * interval if interval else now
 
 
 async def _sleep_until(seconds: float) -> None:

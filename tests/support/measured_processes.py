@@ -20,11 +20,13 @@ class Child:
         self.address = ""
 
     @classmethod
-    async def start(cls, arguments: Sequence[str]) -> "Child":
-        """Runs `python ARGUMENTS` until it prints `listening on ADDRESS`."""
-        paths = [str(ROOT / part) for part in ("proto", "gateway", "worker", "tests/support")]
+    async def start(
+        cls, arguments: Sequence[str], *, tree: Path = ROOT, python: Path = Path(sys.executable)
+    ) -> "Child":
+        """Runs `python ARGUMENTS` on the code of `tree` until it prints `listening on ADDRESS`."""
+        paths = [str(tree / part) for part in ("proto", "gateway", "worker", "tests/support")]
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
+            python,
             *arguments,
             stdout=asyncio.subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
@@ -48,6 +50,9 @@ class Child:
         self.process._transport.close()  # type: ignore[attr-defined]  # else its pipe is closed by the collector
 
 
-async def gateway_process(redis: RedisServer, folder: Path, **fields: Any) -> Child:
-    """A gateway that listens."""
-    return await Child.start(["-m", "roost_gateway", "--config", str(write_config(redis, folder, **fields))])
+async def gateway_process(
+    redis: RedisServer, folder: Path, *, tree: Path = ROOT, python: Path = Path(sys.executable), **fields: Any
+) -> Child:
+    """A gateway that listens, with `fields` in its configuration."""
+    config = write_config(redis, folder, **fields)
+    return await Child.start(["-m", "roost_gateway", "--config", str(config)], tree=tree, python=python)

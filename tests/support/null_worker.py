@@ -13,7 +13,7 @@ from typing import Any
 
 import grpc.aio
 
-from null_checks import Context, NullChecks
+from null_checks import SERVER_OPTIONS, Context, NullChecks
 from null_script import BASE_ID, Attempt, Script, log_hash, rendered
 from roost.contract.lease import LEASE_PERIOD_SECONDS, LEASE_TTL_SECONDS, WorkerLease
 from roost.contract.loghash import unpack_ids
@@ -72,7 +72,7 @@ class NullWorker(NullChecks):
 
     async def start(self) -> "NullWorker":
         self._link = RedisLink.open(self._redis_url)
-        self._server = grpc.aio.server(options=[("grpc.max_receive_message_length", -1), ("grpc.so_reuseport", 0)])
+        self._server = grpc.aio.server(options=SERVER_OPTIONS)
         add_WorkerServiceServicer_to_server(self, self._server)
         port = self._server.add_insecure_port(f"127.0.0.1:{self._port}")
         self.address = f"127.0.0.1:{port}"
@@ -135,6 +135,10 @@ class NullWorker(NullChecks):
         while not condition():
             self.changed.clear()
             await self.changed.wait()
+
+    async def has_heard_of(self, commits: int) -> None:
+        """Waits until it has heard of so many commits in all: a client hears of its own before."""
+        await self.until(lambda: len(self.commits) >= commits)
 
     async def until_it_hangs(self) -> None:
         """Waits until an attempt has come to the script's `hang_after`."""

@@ -3,13 +3,11 @@
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import grpc
 import grpc.aio
 
-from roost.addresses import NO_PROXY
 from roost.contract.messages import Message, ToolDefinition
 from roost.contract.pool_document import PoolDocument
 from roost.contract.reasons import Reason
@@ -26,44 +24,16 @@ from roost.v1.worker_service_pb2 import (
     HoldRequest,
     RecallEvictionRequest,
 )
-from roost.v1.worker_service_pb2_grpc import WorkerServiceStub
 from roost.wire import message_to_wire, session_tool_from_wire
 from roost.wire_why import eviction_from_wire
+from roost_gateway.fleet.worker_channel import SECRET_KEY, WorkerChannel
 from roost_gateway.routing.choice import WorkerState
 from roost_gateway.telemetry import trace_metadata
-
-if TYPE_CHECKING:  # the stub of grpc.aio has a type of its own, but no class
-    from roost.v1.worker_service_pb2_grpc import WorkerServiceAsyncStub
 
 log = logging.getLogger(__name__)
 
 CALL_SECONDS = 2.0
 """Limit of the short calls: Evict, RecallEviction, Hold."""
-_CLOSE_SECONDS = 600.0
-_OPTIONS = (
-    NO_PROXY,
-    ("grpc.enable_retries", 0),
-    ("grpc.service_config_disable_resolution", 1),
-    ("grpc.use_local_subchannel_pool", 1),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 2_000),  # gRPC's limit of a connect: a dead machine does not refuse
-    ("grpc.max_reconnect_backoff_ms", 1000),
-    ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
-    ("grpc.http2.ping_timeout_ms", 5_000),  # else gRPC waits 60 s for a ping, whatever the line above says
-    ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.max_receive_message_length", 64 * 1024 * 1024),
-    ("grpc.max_send_message_length", -1),
-)
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerChannel:
-    """A channel to one worker and its stub."""
-
-    address: str
-    channel: grpc.aio.Channel
-    stub: "WorkerServiceAsyncStub"
 
 
 class WorkerClients:
@@ -77,19 +47,22 @@ class WorkerClients:
     def channel(self, address: str) -> WorkerChannel:
         """The channel to `address`, created on first use."""
         if address not in self._channels:
-            channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
-            self._channels[address] = WorkerChannel(address, channel, WorkerServiceStub(channel))
+            self._channels[address] = WorkerChannel(address)
         return self._channels[address]
+
+    def secret(self, pool: str) -> str:
+        """The pool's secret; empty if it has none."""
+        return self._secrets.get(pool, "")
 
     def metadata(self, pool: str) -> list[tuple[str, str | bytes]]:
         """The metadata of every call: the pool's secret and the trace."""
-        return [("roost-pool-secret", self._secrets.get(pool, "")), *trace_metadata()]
+        return [(SECRET_KEY, self.secret(pool)), *trace_metadata()]
 
     def forget(self, broken: WorkerChannel) -> None:
         """Makes no new calls on a broken channel: the next call connects at once, without the channel's backoff."""
         if self._channels.get(broken.address) is broken:
             del self._channels[broken.address]
-            self._spawn(broken.channel.close(_CLOSE_SECONDS))
+            self._spawn(broken.retire())
 
     def retain(self, addresses: Iterable[str]) -> None:
         """Forgets the channels to all other addresses."""
@@ -215,9 +188,9 @@ class WorkerClients:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        channels = [worker.channel for worker in self._channels.values()]
+        channels = list(self._channels.values())
         self._channels.clear()
-        await asyncio.gather(*(channel.close(0) for channel in channels))
+        await asyncio.gather(*(channel.aclose() for channel in channels))
 
 
 def _tool_to_wire(tool: ToolDefinition) -> Tool:

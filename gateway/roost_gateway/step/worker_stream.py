@@ -4,7 +4,6 @@ import asyncio
 import logging
 from array import array
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any
 
 import grpc
 import grpc.aio
@@ -24,12 +23,14 @@ from roost.v1.worker_service_pb2 import Cancel, Commit, GenerateRequest, Generat
 from roost.wire import enum_member, head_to_wire, logprobs_from_wire
 from roost.wire_parts import parts_from_wire
 from roost.wire_why import eviction_from_wire
+from roost_gateway.fleet.generate_call import GenerateCall
 from roost_gateway.fleet.worker_client import WorkerClients, refusal_of
 from roost_gateway.routing.choice import WorkerState
 from roost_gateway.step import worker_requests
 from roost_gateway.step.attempt import Failure, StepAttempt, WorkerFailureError
 from roost_gateway.step.output import KvReport, OutputGapError, RenderedStep, StepOutcome
 from roost_gateway.step.rewriting import Rewriting
+from roost_gateway.telemetry import trace_metadata
 
 log = logging.getLogger(__name__)
 
@@ -81,11 +82,7 @@ class SessionHistory:
 
 
 class WorkerStream:
-    """A Generate stream. Use `commit`, `cancel` or `leave` at its end.
-
-    It is read by a task of its own: cancelling a pending read would cancel the whole call, before the worker could be
-    sent anything.
-    """
+    """A Generate stream. Use `commit`, `cancel` or `leave` at its end. It takes what the worker sends, as it comes."""
 
     def __init__(
         self,
@@ -96,57 +93,80 @@ class WorkerStream:
         store: SessionStore,
         on_accepted: Callable[["array[int]", int, KvReport], None],
     ) -> None:
-        """Sends the step to a worker: to begin it, or to resume the output that the worker has of `earlier`.
+        """Prepares what the worker is sent: to begin the step, or to resume the output that it has of `earlier`.
 
         The output goes to `attempt.output`, after `on_accepted` was called with the prompt's ids, the tokens of the
         context that the worker expects to find in its cache, and what it reports of those that it has dropped.
         """
         self.worker_id = worker.worker_id
         self.channel = clients.channel(worker.address)
+        self._clients = clients
         self._first = worker_requests.start(attempt) if earlier is None else worker_requests.resume(attempt, earlier)
         self._history = SessionHistory(store, attempt.descriptor)
         self._attempt = attempt
         self._on_accepted = on_accepted
         self.sent = False
         """Whether a connection has taken the step, so that the worker may have begun it."""
-        metadata = clients.metadata(attempt.pool.pool)
-        self._call: grpc.aio.StreamStreamCall[Any, Any] = self.channel.stub.Generate(metadata=metadata)
-        self._reader = asyncio.create_task(self._read(), name="read a worker's output")
-        self._reader.add_done_callback(_observe)
+        self._call: GenerateCall | None = None
+        self._sending: asyncio.Task[None] | None = None
+        """Sends what the worker lacks of the log."""
+        self._finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._finished.add_done_callback(_observe)
+        self._over = asyncio.Event()
 
     async def finished(self) -> None:
-        """Waits for the end of the output. Raises WorkerFailureError; Refused when no other worker would do better;
-        StoreAwayError when the log could not be read; and what `on_accepted` raises."""
-        await asyncio.shield(self._reader)
+        """Sends the step and waits for the end of the output.
 
-    async def _read(self) -> None:
+        Raises WorkerFailureError; Refused when no other worker would do better; StoreAwayError when the log could not
+        be read; and what `on_accepted` raises.
+        """
+        self._call = await self._open()
+        self.sent = await self._call.write(self._first)
+        await self._finished
+
+    async def _open(self) -> GenerateCall:
+        secret, trace = self._clients.secret(self._attempt.pool.pool), trace_metadata()
         try:
-            await self._call.write(self._first)
-            self.sent = True
-            while True:
-                response: GenerateResponse | Any = await self._call.read()
-                if response is grpc.aio.EOF:
-                    raise await self._ended()
-                kind = response.WhichOneof("message")
-                if kind == "delta":
-                    self._take(response.delta)
-                elif kind == "accepted":
-                    accepted = response.accepted
-                    prompt_ids = array("I", accepted.prompt_token_ids)
-                    self._on_accepted(prompt_ids, accepted.cached_tokens, _kv_report(accepted))
-                elif kind == "need_history":
-                    await self._send_history(response.need_history.from_token)
-                elif kind == "finished":
-                    self._attempt.output.finish(_finish(response.finished))
-                    return
+            while (call := await self.channel.generate(secret, trace, self)) is None:
+                self.channel = self._clients.channel(self.channel.address)
         except grpc.aio.AioRpcError as error:
             raise classify(error) from error
-        except asyncio.InvalidStateError as error:  # a write after the stream's end; its status says why
-            raise await self._ended() from error
-        except OutputGapError as error:
-            raise WorkerFailureError(Failure.FAULTY, str(error)) from error
+        return call
 
-    def _take(self, delta: worker_pb.Delta) -> None:
+    def take(self, response: GenerateResponse) -> None:
+        """Takes a message of the worker, as `GenerateReader` says. After the end of the output none counts."""
+        if self._finished.done():
+            return
+        try:
+            self._take(response)
+        except OutputGapError as error:
+            self._fail(WorkerFailureError(Failure.FAULTY, str(error)))
+        except Exception as error:
+            self._fail(error)
+
+    def ended(self, error: grpc.aio.AioRpcError | None) -> None:
+        """Takes the end of the stream, as `GenerateReader` says."""
+        self._over.set()
+        if error is None:
+            self._fail(WorkerFailureError(Failure.LOST, "the worker ended the stream before Finished"))
+        else:
+            self._fail(classify(error))
+
+    def _take(self, response: GenerateResponse) -> None:
+        kind = response.WhichOneof("message")
+        if kind == "delta":
+            self._take_delta(response.delta)
+        elif kind == "accepted":
+            accepted = response.accepted
+            prompt_ids = array("I", accepted.prompt_token_ids)
+            self._on_accepted(prompt_ids, accepted.cached_tokens, _kv_report(accepted))
+        elif kind == "need_history":
+            self._sending = asyncio.create_task(self._send_history(response.need_history.from_token))
+        elif kind == "finished":
+            self._attempt.output.finish(_finish(response.finished))
+            self._finished.set_result(None)
+
+    def _take_delta(self, delta: worker_pb.Delta) -> None:
         logprobs = logprobs_from_wire(delta.logprobs) if delta.logprobs else ()
         output = self._attempt.output
         parts = parts_from_wire(delta.parts) if delta.parts else ()
@@ -154,18 +174,18 @@ class WorkerStream:
         output.append(delta.token_ids, delta.text, *at, logprobs, parts, delta.part_offset)
         self._attempt.output_came()
 
-    async def _ended(self) -> Exception:
-        code = await self._call.code()
-        if code == grpc.StatusCode.OK:
-            return WorkerFailureError(Failure.LOST, "the worker ended the stream before Finished")
-        trailing = await self._call.trailing_metadata()
-        initial = await self._call.initial_metadata()
-        return classify(grpc.aio.AioRpcError(code, initial, trailing, await self._call.details()))
+    def _fail(self, error: Exception) -> None:
+        if not self._finished.done():
+            self._finished.set_exception(error)
 
     async def _send_history(self, start: int) -> None:
-        async for run in self._history.runs(start):
-            await self._call.write(GenerateRequest(history=run))
-        fault_point("gateway.history.sent")
+        assert self._call is not None
+        try:
+            async for run in self._history.runs(start):
+                await self._call.write(GenerateRequest(history=run))
+            fault_point("gateway.history.sent")
+        except Exception as error:
+            self._fail(error)
 
     async def commit(self, head: Head) -> None:
         """Reports to the worker that the step is durable. A worker that is gone by now rebuilds it from the log."""
@@ -177,37 +197,35 @@ class WorkerStream:
 
     def leave(self) -> None:
         """Breaks the stream: the attempt goes on as an orphan, for another attempt to resume."""
-        self._call.cancel()
+        self._stop_sending()
+        if self._call is not None:
+            self._call.leave()
 
     async def _part(self, last: GenerateRequest) -> None:
-        """Sends the last message, then reads to the end: a stream that ends earlier may be torn down before the worker
-        has read it."""
+        """Sends the last message and waits for the stream's end: one that ends earlier may be torn down before the
+        worker has read it."""
+        self._stop_sending()
+        if self._call is None:
+            return
         try:
             async with asyncio.timeout(PARTING_SECONDS):
                 await self._call.write(last)
-                await self._call.done_writing()
-        except (TimeoutError, grpc.aio.AioRpcError, asyncio.InvalidStateError) as error:
-            log.info("a worker did not read the end of an attempt: %s", error)
-            self._call.cancel()
-        except BaseException:
-            self._call.cancel()  # else the worker would wait for the end of the attempt
-            raise
-        await self._drain()
+                self._call.done_writing()
+                await self._over.wait()
+        except TimeoutError:
+            log.info("worker %s did not end a stream", self.worker_id)
+        finally:
+            self._call.leave()  # unless it has ended: else the worker would wait for the end of the attempt
 
-    async def _drain(self) -> None:
-        try:
-            async with asyncio.timeout(PARTING_SECONDS):
-                await asyncio.wait([self._reader])
-                while await self._call.read() is not grpc.aio.EOF:
-                    pass
-        except (TimeoutError, grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            self._call.cancel()
+    def _stop_sending(self) -> None:
+        if self._sending is not None:
+            self._sending.cancel()
 
 
-def _observe(reader: "asyncio.Task[None]") -> None:
-    """A stream that was cancelled or left ends with an error that nobody waits for."""
-    if not reader.cancelled():
-        reader.exception()
+def _observe(finished: "asyncio.Future[None]") -> None:
+    """A stream that was cancelled or left may end with an error that nobody waits for."""
+    if not finished.cancelled():
+        finished.exception()
 
 
 def _finish(wire: worker_pb.Finished) -> StepOutcome:

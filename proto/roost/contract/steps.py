@@ -41,6 +41,14 @@ INTERVAL_SECONDS = 0.05
 CHECKPOINT_SECONDS = 0.5
 """How often a worker sends its gateway output that the client gets at the end. What came so is not generated again when
 the worker dies."""
+GRID_SECONDS = 0.01
+"""Output that gathers is due at multiples of this, so that the outputs of many steps are due, and sent, together."""
+
+
+def gathered_by(now: float, seconds: float) -> float:
+    """When output is due that gathers from `now` on, in seconds of the same clock: at the last point of the grid that
+    `seconds` reach."""
+    return (now + seconds) // GRID_SECONDS * GRID_SECONDS
 
 
 @dataclass(frozen=True, slots=True)

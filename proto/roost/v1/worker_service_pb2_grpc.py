@@ -40,6 +40,11 @@ class WorkerServiceStub:
                 request_serializer=roost_dot_v1_dot_worker__service__pb2.GenerateRequest.SerializeToString,
                 response_deserializer=roost_dot_v1_dot_worker__service__pb2.GenerateResponse.FromString,
                 _registered_method=True)
+        self.Trunk = channel.stream_stream(
+                '/roost.v1.WorkerService/Trunk',
+                request_serializer=roost_dot_v1_dot_worker__service__pb2.TrunkRequest.SerializeToString,
+                response_deserializer=roost_dot_v1_dot_worker__service__pb2.TrunkResponse.FromString,
+                _registered_method=True)
         self.Rebuild = channel.stream_stream(
                 '/roost.v1.WorkerService/Rebuild',
                 request_serializer=roost_dot_v1_dot_worker__service__pb2.RebuildRequest.SerializeToString,
@@ -88,6 +93,15 @@ class WorkerServiceServicer:
 
     def Generate(self, request_iterator, context):
         """Generates the output of one attempt. A broken stream is not a cancel: the attempt goes on as an orphan.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Trunk(self, request_iterator, context):
+        """Carries the Generate streams of all of a gateway's attempts at this worker, as if each were a call of its own. The
+        worker answers at once, with a response without frames. A call that breaks breaks every stream on it. The gateway
+        half-closes it when it opens no more streams and none is open.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -160,6 +174,11 @@ def add_WorkerServiceServicer_to_server(servicer, server):
                     request_deserializer=roost_dot_v1_dot_worker__service__pb2.GenerateRequest.FromString,
                     response_serializer=roost_dot_v1_dot_worker__service__pb2.GenerateResponse.SerializeToString,
             ),
+            'Trunk': grpc.stream_stream_rpc_method_handler(
+                    servicer.Trunk,
+                    request_deserializer=roost_dot_v1_dot_worker__service__pb2.TrunkRequest.FromString,
+                    response_serializer=roost_dot_v1_dot_worker__service__pb2.TrunkResponse.SerializeToString,
+            ),
             'Rebuild': grpc.stream_stream_rpc_method_handler(
                     servicer.Rebuild,
                     request_deserializer=roost_dot_v1_dot_worker__service__pb2.RebuildRequest.FromString,
@@ -229,6 +248,33 @@ class WorkerService:
             '/roost.v1.WorkerService/Generate',
             roost_dot_v1_dot_worker__service__pb2.GenerateRequest.SerializeToString,
             roost_dot_v1_dot_worker__service__pb2.GenerateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Trunk(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/roost.v1.WorkerService/Trunk',
+            roost_dot_v1_dot_worker__service__pb2.TrunkRequest.SerializeToString,
+            roost_dot_v1_dot_worker__service__pb2.TrunkResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -35,6 +35,11 @@ class WorkerServiceStub:
     def __new__(cls, channel: _aio.Channel) -> WorkerServiceAsyncStub: ...
     Generate: _grpc.StreamStreamMultiCallable[_worker_service_pb2.GenerateRequest, _worker_service_pb2.GenerateResponse]
     """Generates the output of one attempt. A broken stream is not a cancel: the attempt goes on as an orphan."""
+    Trunk: _grpc.StreamStreamMultiCallable[_worker_service_pb2.TrunkRequest, _worker_service_pb2.TrunkResponse]
+    """Carries the Generate streams of all of a gateway's attempts at this worker, as if each were a call of its own. The
+    worker answers at once, with a response without frames. A call that breaks breaks every stream on it. The gateway
+    half-closes it when it opens no more streams and none is open.
+    """
     Rebuild: _grpc.StreamStreamMultiCallable[_worker_service_pb2.RebuildRequest, _worker_service_pb2.RebuildResponse]
     """Computes a session's KV ahead of its next step, without output: its home is about to stop, or has evicted it. It gives
     way to every step, and a step of the session ends it and goes on from what is computed. RESOURCE_EXHAUSTED, QUEUE_FULL
@@ -64,6 +69,11 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Generate: _aio.StreamStreamMultiCallable[_worker_service_pb2.GenerateRequest, _worker_service_pb2.GenerateResponse]  # type: ignore[assignment]
     """Generates the output of one attempt. A broken stream is not a cancel: the attempt goes on as an orphan."""
+    Trunk: _aio.StreamStreamMultiCallable[_worker_service_pb2.TrunkRequest, _worker_service_pb2.TrunkResponse]  # type: ignore[assignment]
+    """Carries the Generate streams of all of a gateway's attempts at this worker, as if each were a call of its own. The
+    worker answers at once, with a response without frames. A call that breaks breaks every stream on it. The gateway
+    half-closes it when it opens no more streams and none is open.
+    """
     Rebuild: _aio.StreamStreamMultiCallable[_worker_service_pb2.RebuildRequest, _worker_service_pb2.RebuildResponse]  # type: ignore[assignment]
     """Computes a session's KV ahead of its next step, without output: its home is about to stop, or has evicted it. It gives
     way to every step, and a step of the session ends it and goes on from what is computed. RESOURCE_EXHAUSTED, QUEUE_FULL
@@ -96,6 +106,17 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_worker_service_pb2.GenerateResponse], _abc.AsyncIterator[_worker_service_pb2.GenerateResponse]]:
         """Generates the output of one attempt. A broken stream is not a cancel: the attempt goes on as an orphan."""
+
+    @_abc_1.abstractmethod
+    def Trunk(
+        self,
+        request_iterator: _MaybeAsyncIterator[_worker_service_pb2.TrunkRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_worker_service_pb2.TrunkResponse], _abc.AsyncIterator[_worker_service_pb2.TrunkResponse]]:
+        """Carries the Generate streams of all of a gateway's attempts at this worker, as if each were a call of its own. The
+        worker answers at once, with a response without frames. A call that breaks breaks every stream on it. The gateway
+        half-closes it when it opens no more streams and none is open.
+        """
 
     @_abc_1.abstractmethod
     def Rebuild(

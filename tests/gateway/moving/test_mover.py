@@ -36,6 +36,7 @@ class MovingPool:
         """Opens sessions, each with a step at the old worker, before any other worker is there."""
         self.sessions = [await self.caller.open(role="coder") for _ in range(count)]
         await asyncio.gather(*(self.step(session, "s1") for session in self.sessions))
+        await self.old.has_heard_of(count)
         await self.old.publish()
 
     async def worker(self, worker_id: str, **fields: Any) -> RebuildingWorker:
@@ -247,6 +248,7 @@ async def test_another_gateway_goes_on_when_the_one_that_moves_dies(rig: Rig, tm
     caller = rig.caller(first)
     session = await caller.open(role="coder")
     await caller.step(step_request(session))
+    await old.has_heard_of(1)
     new.draining = False
     new.may_finish.clear()
     await new.publish()

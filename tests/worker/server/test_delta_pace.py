@@ -11,7 +11,7 @@ import worker_harness
 from roost.contract.events import ArgumentsPart, CallPart, Part, ReasoningPart, TextPart
 from roost.contract.heads import AttemptRef
 from roost.contract.parts import PartLog
-from roost.contract.steps import CHECKPOINT_SECONDS, INTERVAL_SECONDS
+from roost.contract.steps import CHECKPOINT_SECONDS, GRID_SECONDS, INTERVAL_SECONDS, gathered_by
 from roost.v1 import session_service_pb2 as api
 from roost.v1 import worker_service_pb2 as pb
 from roost_worker.server import generate
@@ -80,6 +80,14 @@ async def is_awake(attempt: Attempt) -> bool:
     await asyncio.sleep(0)
     waiting.cancel()
     return waiting.done()
+
+
+@given(st.floats(0, 1e6), st.floats(GRID_SECONDS, 1.0), st.floats(0, 0.999))
+def test_outputs_that_began_to_gather_at_about_the_same_time_are_due_together(now, seconds, later):
+    due = gathered_by(now, seconds)
+    assert now + seconds - 1.001 * GRID_SECONDS < due <= now + seconds + 1e-6
+    other = gathered_by(due - seconds + later * GRID_SECONDS + 1e-6, seconds)
+    assert other == due
 
 
 async def test_the_first_token_wakes_the_reader_and_what_follows_lets_it_sleep():

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from roost.contract.heads import AttemptRef
 from roost.contract.parts import cut
+from roost.contract.steps import gathered_by
 from roost.contract.why import KvEviction
 from roost_worker.engine.messages import TokenLogprob
 from roost_worker.render.formats import Turn
@@ -49,14 +50,14 @@ class OutputReader:
     def __init__(self, cursor: OutputCursor) -> None:
         self.cursor = cursor
         self.interval = 0.0
-        """Seconds for which output gathers after a read."""
+        """Seconds for which output gathers after a read, at most."""
         self._due = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._changed = asyncio.Event()
 
     def has_read(self, cursor: OutputCursor) -> None:
         """Move to `cursor`, the end of the output, and let output gather from now on."""
-        self.cursor, self._due = cursor, time.monotonic() + self.interval
+        self.cursor, self._due = cursor, gathered_by(time.monotonic(), self.interval)
         self._changed.clear()
 
     def grown(self) -> None:

@@ -28,9 +28,10 @@ from roost_worker.server.session_log import SessionLog, empty_log
 from roost_worker.server.sessions import LogRef
 from roost_worker.server.shell import Shell
 from roost_worker.server.stages import PARSING, SCHEMA, of_request
+from roost_worker.server.trunk import TrunkStream
 
 LOG = logging.getLogger(__name__)
-Context = grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateResponse]
+Context = grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateResponse] | TrunkStream
 
 _GATHERING_SECONDS = {api.DELTAS_NONE: CHECKPOINT_SECONDS, api.DELTAS_INTERVAL: INTERVAL_SECONDS}
 """For how long output gathers between two deltas. It does not with EACH, nor for older gateways, which say nothing."""

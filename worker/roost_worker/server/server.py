@@ -160,6 +160,7 @@ class WorkerServer:
         if self._publisher is not None:
             await self._publisher.withdraw()
             await self._publisher.aclose()
+        self._service.trunks.finish()
         if self._server is not None:
             await self._server.stop(STOP_SECONDS)
         if self._engine is not None:

@@ -1,4 +1,4 @@
-"""WorkerService on gRPC: authenticates callers, turns refusals into statuses, opens a span for each Generate."""
+"""WorkerService on gRPC: authenticates callers, turns refusals into statuses, opens a span for each Generate stream."""
 
 import hmac
 import logging
@@ -15,7 +15,7 @@ from roost.grpc_errors import abort
 from roost.v1 import worker_service_pb2 as pb
 from roost.v1 import worker_service_pb2_grpc as pb_grpc
 from roost.wire_why import eviction_to_wire
-from roost_worker.server import rebuild, refusals
+from roost_worker.server import rebuild, refusals, trunk
 from roost_worker.server.count_tokens import count_tokens
 from roost_worker.server.generate import Context, generate
 from roost_worker.server.render import render
@@ -23,11 +23,13 @@ from roost_worker.server.session_check import SessionChecks
 from roost_worker.server.shell import Shell
 from roost_worker.server.stages import RENDERING, of_request
 from roost_worker.server.telemetry import generate_span, note_attempt
+from roost_worker.server.trunk import Trunks, TrunkStream
 
 LOG = logging.getLogger(__name__)
 SECRET_KEY = "roost-pool-secret"
 _Reply = TypeVar("_Reply")
 _AnyContext = grpc.aio.ServicerContext[Any, Any]
+_CallOrStream = _AnyContext | TrunkStream
 
 
 class WorkerService(pb_grpc.WorkerServiceServicer):
@@ -36,6 +38,7 @@ class WorkerService(pb_grpc.WorkerServiceServicer):
     def __init__(self, pool_secret: str, tracer: Tracer, publish: Callable[[], Awaitable[object]]) -> None:
         """`publish` publishes residency at once, so that an eviction is visible when its call returns."""
         self.shell: Shell | None = None
+        self.trunks = Trunks()
         self._checks = SessionChecks()
         self._secret, self._tracer, self._publish = pool_secret.encode(), tracer, publish
 
@@ -43,10 +46,15 @@ class WorkerService(pb_grpc.WorkerServiceServicer):
         self, request_iterator: AsyncIterator[pb.GenerateRequest], context: Context
     ) -> None:
         async def call(shell: Shell) -> None:
-            with generate_span(self._tracer, context, shell) as span:
+            with generate_span(self._tracer, context.invocation_metadata() or (), shell) as span:
                 note_attempt(span, await generate(shell, context))
 
         await self._answer(context, call)
+
+    async def Trunk(  # type: ignore[override]  # noqa: N802  it reads and writes through the context
+        self, request_iterator: AsyncIterator[pb.TrunkRequest], context: trunk.Context
+    ) -> None:
+        await self._answer(context, lambda shell: self.trunks.serve(context, self.Generate))
 
     async def Rebuild(  # type: ignore[override]  # noqa: N802  it reads and writes through the context
         self, request_iterator: AsyncIterator[pb.RebuildRequest], context: rebuild.Context
@@ -100,9 +108,7 @@ class WorkerService(pb_grpc.WorkerServiceServicer):
 
         return await self._answer(context, call)
 
-    async def _answer(
-        self, context: "grpc.aio.ServicerContext[Any, Any]", call: Callable[[Shell], Awaitable[_Reply]]
-    ) -> _Reply:
+    async def _answer(self, context: _CallOrStream, call: Callable[[Shell], Awaitable[_Reply]]) -> _Reply:
         try:
             self._check_secret(context)
             if self.shell is None:
@@ -115,7 +121,7 @@ class WorkerService(pb_grpc.WorkerServiceServicer):
             refused = refusals.failed()
         return await abort(context, refused)
 
-    def _check_secret(self, context: "grpc.aio.ServicerContext[Any, Any]") -> None:
+    def _check_secret(self, context: _CallOrStream) -> None:
         sent = dict(context.invocation_metadata() or ()).get(SECRET_KEY, b"")
         if not hmac.compare_digest(sent if isinstance(sent, bytes) else sent.encode(), self._secret):
             raise refusals.wrong_secret()

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import grpc.aio
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.metrics import CallbackOptions, Observation
@@ -72,9 +71,9 @@ class WorkerTelemetry:
 
 
 @contextmanager
-def generate_span(tracer: Tracer, context: "grpc.aio.ServicerContext[Any, Any]", shell: Shell) -> Iterator[Span]:
-    """Open a server span in the trace that the call's `traceparent` names."""
-    metadata = {key: str(value) for key, value in context.invocation_metadata() or ()}
+def generate_span(tracer: Tracer, sent: Iterable[tuple[str, str | bytes]], shell: Shell) -> Iterator[Span]:
+    """Open a server span in the trace that `traceparent` names in the metadata that was sent."""
+    metadata = {key: str(value) for key, value in sent}
     attributes = {
         "gen_ai.operation.name": "text_completion",
         "gen_ai.request.model": shell.config.model.name,

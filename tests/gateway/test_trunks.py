@@ -1,0 +1,239 @@
+"""A gateway's steps share one trunk to each worker; what ends one of them leaves the others alone."""
+
+import asyncio
+from typing import Any
+
+import grpc
+import grpc.aio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway_driver import LIMIT_SECONDS, POOL, Rig, StepLog, step_request
+from null_script import BASE_ID, Script
+from null_worker import NullWorker
+from roost.contract.reasons import Reason
+from roost.contract.refused import Refused
+from roost.grpc_errors import abort, details_of
+from roost.v1 import worker_service_pb2 as wpb
+from roost.v1.worker_service_pb2_grpc import WorkerServiceServicer, add_WorkerServiceServicer_to_server
+from roost_gateway.fleet.worker_channel import WorkerChannel
+from roost_worker.server.trunk import Trunks, TrunkStream
+
+TOKENS = 8
+IDS = [BASE_ID + number for number in range(TOKENS)]
+
+
+class CountingWorker(NullWorker):
+    """Counts trunks, and the Generate calls that come without one."""
+
+    knows_trunks = True
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.opened_trunks = self.open_trunks = self.plain_calls = 0
+
+    async def Trunk(self, requests: Any, context: Any) -> None:  # noqa: N802
+        self.opened_trunks += 1
+        if not self.knows_trunks:
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
+        self.open_trunks += 1
+        try:
+            await super().Trunk(requests, context)
+        finally:
+            self.open_trunks -= 1
+            self._happened()
+
+    async def Generate(self, requests: Any, context: Any) -> None:  # noqa: N802
+        self.plain_calls += not isinstance(context, TrunkStream)
+        await super().Generate(requests, context)
+
+
+class OlderWorker(CountingWorker):
+    knows_trunks = False
+
+
+async def _worker(rig: Rig, kind: type[CountingWorker] = CountingWorker, **script: Any) -> CountingWorker:
+    return await rig.run(kind(rig.redis.url, POOL, script=Script(tokens=TOKENS, **script)))
+
+
+async def test_the_steps_of_all_sessions_share_one_trunk(rig: Rig) -> None:
+    worker = await _worker(rig, hang_after=5)
+    caller, logs = rig.caller(await rig.gateway()), [StepLog() for _ in range(4)]
+    steps = [rig.spawn(caller.step(step_request(await caller.open()), log)) for log in logs]
+    for log in logs:
+        await log.has(5)
+    worker.resume_output.set()
+    await asyncio.gather(*steps)
+    assert [log.ids for log in logs] == [IDS] * 4
+    await worker.until(lambda: len(worker.commits) == 4)
+    assert (worker.opened_trunks, worker.plain_calls) == (1, 0)
+
+
+async def test_steps_at_a_worker_that_knows_no_trunk_have_calls_of_their_own(rig: Rig) -> None:
+    worker = await _worker(rig, OlderWorker, hang_after=5, ask_history=True)
+    caller, logs = rig.caller(await rig.gateway()), [StepLog() for _ in range(3)]
+    sessions = [await caller.open() for _ in logs]
+    steps = [rig.spawn(caller.step(step_request(session), log)) for session, log in zip(sessions, logs, strict=True)]
+    for log in logs:
+        await log.has(5)
+    worker.resume_output.set()
+    await asyncio.gather(*steps)
+    again = await caller.step(step_request(sessions[0], "s2"))
+    assert [log.ids for log in (*logs, again)] == [IDS] * 4
+    await worker.until(lambda: len(worker.commits) == 4)
+    assert (worker.opened_trunks, worker.plain_calls) == (1, 4)
+
+
+async def test_a_client_that_leaves_an_older_worker_cancels_its_attempt_there(rig: Rig) -> None:
+    worker = await _worker(rig, OlderWorker, hang_after=5)
+    caller, log = rig.caller(await rig.gateway()), StepLog()
+    session = await caller.open()
+    call = rig.spawn(caller.step(step_request(session), log))
+    await log.has(5)
+    call.cancel()
+    async with asyncio.timeout(LIMIT_SECONDS):
+        await worker.until(lambda: worker.cancels == [f"{session.id}"])
+
+
+async def test_a_client_that_leaves_takes_no_other_step_along(rig: Rig) -> None:
+    worker = await _worker(rig, hang_after=5)
+    caller, leaving, staying = rig.caller(await rig.gateway()), StepLog(), StepLog()
+    sessions = [await caller.open(), await caller.open()]
+    call = rig.spawn(caller.step(step_request(sessions[0]), leaving))
+    other = rig.spawn(caller.step(step_request(sessions[1]), staying))
+    await leaving.has(5)
+    await staying.has(5)
+    call.cancel()
+    async with asyncio.timeout(LIMIT_SECONDS):
+        await worker.until(lambda: worker.cancels == [f"{sessions[0].id}"])
+    worker.resume_output.set()
+    await other
+    assert staying.ids == IDS
+    assert (worker.opened_trunks, worker.open_trunks) == (1, 1)
+
+
+async def test_steps_on_a_trunk_that_is_retired_go_on_there_and_new_ones_open_another(rig: Rig) -> None:
+    worker = await _worker(rig, hang_after=5)
+    gateway = await rig.gateway()
+    caller, old, new = rig.caller(gateway), StepLog(), StepLog()
+    first = rig.spawn(caller.step(step_request(await caller.open()), old))
+    await old.has(5)
+    clients = gateway.life.fleet.clients
+    clients.forget(clients.channel(worker.address))
+    second = rig.spawn(caller.step(step_request(await caller.open()), new))
+    await new.has(5)
+    assert (worker.opened_trunks, worker.open_trunks) == (2, 2)
+    worker.resume_output.set()
+    await asyncio.gather(first, second)
+    assert (old.ids, new.ids) == (IDS, IDS)
+    assert len(worker.starts) == 2
+    async with asyncio.timeout(LIMIT_SECONDS):
+        await worker.until(lambda: worker.open_trunks == 1)
+
+
+async def test_a_retired_trunk_without_steps_ends(rig: Rig) -> None:
+    worker = await _worker(rig)
+    gateway = await rig.gateway()
+    caller = rig.caller(gateway)
+    await caller.step(step_request(await caller.open()))
+    clients = gateway.life.fleet.clients
+    clients.forget(clients.channel(worker.address))
+    async with asyncio.timeout(LIMIT_SECONDS):
+        await worker.until(lambda: worker.opened_trunks == 1 and not worker.open_trunks)
+
+
+class Echo(WorkerServiceServicer):
+    """Sends the text of each Start back as a delta; `refuse` ends the stream."""
+
+    def __init__(self) -> None:
+        self._trunks = Trunks()
+
+    async def Trunk(self, requests: Any, context: Any) -> None:  # noqa: N802
+        await self._trunks.serve(context, self._echo)
+
+    async def _echo(self, requests: Any, context: TrunkStream) -> None:
+        async for request in requests:
+            if request.start.system == "refuse":
+                await abort(context, Refused(Reason.QUEUE_FULL, "as asked", retry_seconds=1.0))
+            await context.write(wpb.GenerateResponse(delta=wpb.Delta(text=request.start.system)))
+
+
+class Journal:
+    """Implements GenerateReader."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self.error: grpc.aio.AioRpcError | None = None
+        self.over = asyncio.Event()
+
+    def take(self, response: wpb.GenerateResponse) -> None:
+        assert not self.over.is_set()
+        self.texts.append(response.delta.text)
+
+    def ended(self, error: grpc.aio.AioRpcError | None) -> None:
+        assert not self.over.is_set()
+        self.error = error
+        self.over.set()
+
+
+NUMBERS = st.integers(0, 4)
+ACTIONS = st.lists(st.tuples(NUMBERS, st.sampled_from(["say", "say", "say", "refuse", "leave", "yield"])), max_size=40)
+
+
+@settings(max_examples=25, deadline=None)
+@given(actions=ACTIONS)
+def test_each_stream_gets_its_own_messages_in_order_and_its_own_end(actions: list[tuple[int, str]]) -> None:
+    asyncio.run(_play(actions))
+
+
+async def _play(actions: list[tuple[int, str]]) -> None:
+    server = grpc.aio.server()
+    add_WorkerServiceServicer_to_server(Echo(), server)
+    address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+    channel = WorkerChannel(address)
+    try:
+        await _play_on(channel, actions)
+    finally:
+        await channel.aclose()
+        await server.stop(0)
+
+
+async def _play_on(channel: WorkerChannel, actions: list[tuple[int, str]]) -> None:
+    journals = [Journal() for _ in range(5)]
+    calls = [await channel.generate("", [], journal) for journal in journals]
+    said: list[list[str]] = [[] for _ in calls]
+    last: list[str] = ["" for _ in calls]
+    for number, action in actions:
+        call = calls[number]
+        if action == "yield":
+            await asyncio.sleep(0)
+        elif last[number]:
+            continue
+        elif action == "leave":
+            call.leave()
+            last[number] = "leave"
+        else:
+            text = f"{number}: {len(said[number])}" if action == "say" else "refuse"
+            assert await call.write(wpb.GenerateRequest(start=wpb.Start(system=text)))
+            if action == "refuse":
+                last[number] = "refuse"
+            else:
+                said[number].append(text)
+    for call in calls:
+        call.done_writing()
+    for number, journal in enumerate(journals):
+        if last[number] == "leave":
+            assert journal.texts == said[number][: len(journal.texts)]
+            assert not journal.over.is_set()
+            continue
+        async with asyncio.timeout(LIMIT_SECONDS):
+            await journal.over.wait()
+        assert journal.texts == said[number]
+        if last[number] == "refuse":
+            assert journal.error is not None
+            details = details_of(journal.error)
+            assert (journal.error.code(), details.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "QUEUE_FULL")
+            assert (journal.error.details(), details.retry_seconds) == ("as asked", 1.0)
+        else:
+            assert journal.error is None
