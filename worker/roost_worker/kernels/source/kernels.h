@@ -22,8 +22,8 @@ roost::Threads* roost_threads_new(int count);
 int roost_threads_count(const roost::Threads* threads);
 void roost_threads_free(roost::Threads* threads);
 
-// For tests: the limits of helpers at each of `count` times, when helpers save jobs as much as `saved` and these wait for
-// them as long as `waited`.
+// For tests: the limits of helpers at each of `count` times, when helpers save jobs as much as `saved` and these wait
+// for them as long as `waited`.
 void roost_helper_limits(int helpers, const int64_t* times, const int64_t* saved, const int64_t* waited, int64_t count,
                          int64_t* limits);
 

@@ -27,8 +27,8 @@ class Threads {
 
   int count() const { return static_cast<int>(helpers_.size()) + 1; }
 
-  // Calls work(piece) for each piece of 0 .. pieces - 1, in any order and on any thread; returns when all have returned.
-  // Not to be called from two threads, or from within a piece.
+  // Calls work(piece) for each piece of 0 .. pieces - 1, in any order and on any thread; returns when all have
+  // returned. Not to be called from two threads, or from within a piece.
   template <class Work>
   void run(int64_t pieces, const Work& work) {
     for (int64_t first = 0; first < pieces; first += kMostPieces)
