@@ -1,5 +1,6 @@
 """Kernels are compiled once; where they cannot be, the error says what to do."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -33,11 +34,34 @@ def test_a_library_is_compiled_once_for_a_processor(tmp_path: Path) -> None:
     assert (tmp_path / "calls").read_text() == "-march=native\n-march=other\n"
 
 
-def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("folder", ["file/kernels", "too-long" * 50], ids=["not a folder", "cannot be looked into"])
+def test_a_folder_that_cannot_be_used_is_named(tmp_path: Path, folder: str) -> None:
     (tmp_path / "file").touch()
     compiler = _script(tmp_path / "compiler", "exit 0")
-    with pytest.raises(NoKernelsError, match=r"file/kernels cannot be written: .*\$ROOST_CACHE"):
-        compiled(tmp_path / "file" / "kernels", {"PATH": "/usr/bin:/bin", "CXX": str(compiler)})
+    with pytest.raises(NoKernelsError, match=rf"{folder} cannot be used: .*\$ROOST_CACHE"):
+        compiled(tmp_path / folder, {"PATH": "/usr/bin:/bin", "CXX": str(compiler)})
+
+
+def test_a_library_in_a_folder_that_cannot_be_written_is_used(tmp_path: Path) -> None:
+    """As in an image: a second process neither locks nor writes."""
+    compiler = _script(tmp_path / "compiler", "[ $1 = --version ] && exit; for last; do :; done; echo library >$last")
+    environment = {"PATH": "/usr/bin:/bin", "CXX": str(compiler)}
+    library = compiled(tmp_path / "cache", environment)
+    (tmp_path / "cache" / ".lock").unlink()
+    (tmp_path / "cache" / ".lock").mkdir()  # cannot be opened, by root neither
+    assert compiled(tmp_path / "cache", environment) == library
+
+
+def test_a_library_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[tuple[bytes, int]] = []
+
+    def fsync(file: int) -> None:
+        synced.append((os.pread(file, 100, 0), len(list((tmp_path / "cache").glob("*.so")))))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    compiler = _script(tmp_path / "compiler", "[ $1 = --version ] && exit; for last; do :; done; echo library >$last")
+    compiled(tmp_path / "cache", {"PATH": "/usr/bin:/bin", "CXX": str(compiler)})
+    assert synced == [(b"library\n", 0)]
 
 
 def test_a_library_that_does_not_load_leaves_torch_to_work(tmp_path: Path) -> None:

@@ -17,6 +17,12 @@ def test_every_piece_is_done_once_whatever_helpers_do(threads: int) -> None:
         assert product(torch.ones(rows, 16)).eq(16).all()
 
 
+def test_more_pieces_than_a_job_counts() -> None:
+    """As a prompt of a million tokens has: each row is a piece of the norm."""
+    rows = (1 << 20) + 3
+    assert kernels(2).pack(torch.ones(1, 1), norm=torch.ones(1), eps=0.0)(torch.full((rows, 1), 3.0)).eq(1).all()
+
+
 def stalls(*events: tuple[int, int]) -> list[tuple[int, int, int]]:
     """Jobs at times, and how long they wait for helpers that save them nothing."""
     return [(time, 0, waited) for time, waited in events]

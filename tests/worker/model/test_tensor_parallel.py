@@ -43,6 +43,21 @@ def test_any_number_of_ranks_computes_the_same(name: str, ranks: int, tmp_path: 
         np.testing.assert_allclose(row.logprobs, other.logprobs, rtol=0, atol=1e-10)
 
 
+def test_ranks_round_weights_to_int8_as_one_rank_does(tmp_path: Path) -> None:
+    """An output's scale is that of all its inputs, which ranks share in half of the products."""
+    model_dir = dummy_dir("llama-tiny", tmp_path)
+    one, two = (
+        replace(config, model=replace(config.model, quantization="int8"))
+        for config in (worker_config(context_tokens=256, ranks=ranks) for ranks in (1, 2))
+    )
+    expected = _generate(build_runner(one, model_dir))
+    with tensor_parallel(two, model_dir, tmp_path) as (runner, _):
+        rows = _generate(runner)
+    for row, other in zip(rows, expected, strict=True):
+        assert row.output == other.output
+        np.testing.assert_allclose(row.logprobs, other.logprobs, rtol=0, atol=1e-10)
+
+
 def test_a_plan_larger_than_one_message_arrives_whole(tmp_path: Path) -> None:
     model_dir = dummy_dir("llama-tiny", tmp_path)
     many = prompts(16, 300)

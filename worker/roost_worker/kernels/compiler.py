@@ -49,13 +49,13 @@ def compiled(
     command = (compiler, f"-march={architecture}", *FLAGS)
     folder = folder or default_cache_dir() / "kernels"
     library = folder / f"{_key(command)}.so"
-    if not library.exists():
-        try:
+    try:
+        if not library.exists():
             with _lock(folder):
                 if not library.exists():
                     _compile(command, library)
-        except OSError as error:
-            raise NoKernelsError(f"{folder} cannot be written: {error}; name another folder in $ROOST_CACHE") from error
+    except OSError as error:
+        raise NoKernelsError(f"{folder} cannot be used: {error}; name another folder in $ROOST_CACHE") from error
     return library
 
 
@@ -115,4 +115,6 @@ def _compile(command: Sequence[str], library: Path) -> None:
             raise NoKernelsError(f"the compiler {command[0]} did not compile the kernels: {error}") from error
         if run.returncode != 0:
             raise NoKernelsError(f"the compiler {command[0]} did not compile the kernels: {run.stderr.strip()[-2000:]}")
+        with output.open("rb") as file:
+            os.fsync(file.fileno())  # else a machine that stops may keep the name of a library and not its bytes
         output.rename(library)

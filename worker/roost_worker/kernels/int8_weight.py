@@ -19,13 +19,21 @@ class Int8Weight:
     dtype: torch.dtype
 
     @classmethod
-    def of(cls, weight: Tensor) -> "Int8Weight":
-        """Round each output's weights to 255 steps that are symmetric around 0; its largest one is kept."""
+    def of(cls, weight: Tensor, largest: Tensor | None = None) -> "Int8Weight":
+        """Round each output's weights to 255 steps that are symmetric around 0; its largest one is kept.
+
+        `largest` [outputs] is the largest absolute weight of each output, where `weight` has only some of its inputs.
+        """
         wide = weight.float()
-        scales = wide.abs().amax(dim=1) / LARGEST
+        scales = (largest_of(weight) if largest is None else largest) / LARGEST
         steps = wide / torch.where(scales > 0, scales, 1.0)[:, None]
         return cls(steps.round_().to(torch.int8), scales, weight.dtype)
 
     def dense(self) -> Tensor:
         """Return the weight in its dtype, where there is no product with int8."""
         return (self.values * self.scales[:, None]).to(self.dtype)
+
+
+def largest_of(weight: Tensor) -> Tensor:
+    """Return the largest absolute weight of each output, [outputs] float32."""
+    return weight.float().abs().amax(dim=1)

@@ -32,6 +32,8 @@ class Kernels:
         self._weights = self._library.roost_weights_new()
         self.units: str = self._library.roost_units().decode()
         """What of the processor they use."""
+        self.threads: int = self._library.roost_threads_count(self._threads)
+        """As many as asked for, or as the system gives."""
         _free_with(self, self._library.roost_threads_free, self._threads)
         _free_with(self, self._library.roost_weights_free, self._weights)
 
@@ -80,6 +82,8 @@ class Kernels:
             norm: [inputs], the weight of the root mean square norm that x is taken through first, or None.
             eps: that norm's.
             gated: the outputs are gates and then as many values; results are silu(gate) * value (Shazeer, 2020).
+        Raises:
+            MemoryError: the system gives no memory for the copy.
         """
         values, scales = (weight.values, weight.scales) if isinstance(weight, Int8Weight) else (weight, None)
         values = values.contiguous()
@@ -95,6 +99,8 @@ class Kernels:
             *values.shape,
             gated,
         )
+        if handle is None:
+            raise MemoryError(f"no memory for a weight of {values.nbytes} bytes")
         product = PackedLinear(self, self._library, self._threads, handle, values.shape[0] // (2 if gated else 1))
         _free_with(product, self._library.roost_linear_free, handle)
         return product
@@ -162,6 +168,7 @@ def _open(path: Path) -> ctypes.CDLL:
 _FUNCTIONS = {
     "roost_units": (c_char_p, []),
     "roost_threads_new": (c_void_p, [c_int]),
+    "roost_threads_count": (c_int, [c_void_p]),
     "roost_threads_free": (None, [c_void_p]),
     "roost_helper_limits": (None, [c_int, c_void_p, c_void_p, c_void_p, c_int64, c_void_p]),
     "roost_weights_new": (c_void_p, []),

@@ -24,7 +24,7 @@ def choose_kernels(
     kernels = None
     try:
         kernels = _load(choice, dtype, device, threads)
-        LOG.info("the model runs on compiled kernels, %s, %d threads", kernels.units, threads)
+        LOG.info("the model runs on compiled kernels, %s, %d threads", kernels.units, kernels.threads)
     except NoKernelsError as error:
         if required:
             raise ModelConfigError(

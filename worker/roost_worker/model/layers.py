@@ -88,7 +88,7 @@ class RowParallelLinear:
         # Only rank 0 adds the bias, so that it is in the sum once.
         own_bias = weights.whole(f"{name}.bias", shape[:1]) if bias and group.rank == 0 else None
         weight = weights.columns(f"{name}.weight", shape, start, start + share)
-        self._linear = linears.of(weight, own_bias)
+        self._linear = linears.of(weight, own_bias, group=group)
         self._group = group
 
     def __call__(self, x: Tensor, residual: Tensor) -> Tensor:

@@ -8,9 +8,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from roost_worker.config import Quantization
-from roost_worker.kernels.int8_weight import Int8Weight
+from roost_worker.kernels.int8_weight import Int8Weight, largest_of
 from roost_worker.kernels.library import Kernels
 from roost_worker.model.norm import RMSNorm
+from roost_worker.model.parallel import ALONE, RankGroup
 from roost_worker.model.precision import has_bfloat16_units
 
 _PACK_FOR_ROWS = 32
@@ -34,15 +35,22 @@ class Linears:
     quantization: Quantization = "none"
 
     def of(
-        self, weight: Tensor, bias: Tensor | None = None, *, norm: RMSNorm | None = None, gated: bool = False
+        self,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        *,
+        norm: RMSNorm | None = None,
+        gated: bool = False,
+        group: RankGroup = ALONE,
     ) -> Linear:
         """Return the product with a weight [outputs, inputs].
 
         Args:
+            group: the ranks that have the other inputs of the same outputs: they round alike.
             norm: what x is taken through first.
             gated: the outputs are gates and then as many values; results are silu(gate) * value (Shazeer, 2020).
         """
-        int8 = Int8Weight.of(weight) if self.quantization == "int8" else None
+        int8 = Int8Weight.of(weight, group.largest(largest_of(weight))) if self.quantization == "int8" else None
         if self.kernels is None:
             return TorchLinear(weight if int8 is None else int8.dense(), bias, norm, gated)
         if norm is None:

@@ -76,6 +76,12 @@ class RankGroup:
         for part in parts[1:]:
             partial += part
 
+    def largest(self, values: Tensor) -> Tensor:
+        """Replace each of `values` by the largest of all ranks, in place, and return them."""
+        if self.world > 1:
+            dist.all_reduce(values, op=dist.ReduceOp.MAX)
+        return values
+
     def smallest(self, value: int) -> int:
         """Return the smallest `value` of all ranks."""
         if self.world == 1:
@@ -137,6 +143,10 @@ class RankGroup:
         """Leave the group."""
         if self.world > 1 and dist.is_initialized():
             dist.destroy_process_group()
+
+
+ALONE = RankGroup()
+"""Of one rank."""
 
 
 def check_devices(identities: Sequence[bytes]) -> None:

@@ -14,6 +14,8 @@ extern "C" const char* roost_units() {
 
 extern "C" roost::Threads* roost_threads_new(int count) { return new roost::Threads(count); }
 
+extern "C" int roost_threads_count(const roost::Threads* threads) { return threads->count(); }
+
 extern "C" void roost_threads_free(roost::Threads* threads) { delete threads; }
 
 extern "C" void roost_helper_limits(

@@ -17,12 +17,13 @@ extern "C" {
 // What of the processor the kernels use, for people.
 const char* roost_units();
 
-// Threads for the calls below: this many, with the caller's own.
+// Threads for the calls below: this many with the caller's own, or as many as the system gives.
 roost::Threads* roost_threads_new(int count);
+int roost_threads_count(const roost::Threads* threads);
 void roost_threads_free(roost::Threads* threads);
 
-// For tests: the limits of helpers at each of `count` times, when helpers save jobs as much as `saved` and these wait for
-// them as long as `waited`.
+// For tests: the limits of helpers at each of `count` times, when helpers save jobs as much as `saved` and these wait
+// for them as long as `waited`.
 void roost_helper_limits(int helpers, const int64_t* times, const int64_t* saved, const int64_t* waited, int64_t count,
                          int64_t* limits);
 
@@ -31,7 +32,7 @@ roost::WeightMemory* roost_weights_new();
 void roost_weights_free(roost::WeightMemory* memory);
 
 // A product as `linear.h` describes it, with its weight packed into `memory`. `scales`, `bias` and `norm` may be null;
-// with scales the weight is int8, whatever the other tensors are.
+// with scales the weight is int8, whatever the other tensors are. Null if there is not enough memory.
 roost::Linear* roost_linear_new(roost::Threads* threads, roost::WeightMemory* memory, int is_bfloat16,
                                 const void* weight, const float* scales, const void* bias, const void* norm, float eps,
                                 int64_t outputs, int64_t inputs, int gated);

@@ -1,6 +1,7 @@
 #include "linear.h"
 
 #include <algorithm>
+#include <new>
 #include <type_traits>
 #include <vector>
 
@@ -251,9 +252,11 @@ extern "C" void roost_weights_free(WeightMemory* memory) { delete memory; }
 
 extern "C" Linear* roost_linear_new(Threads* threads, WeightMemory* memory, int is_bfloat16, const void* weight,
                                     const float* scales, const void* bias, const void* norm, float eps,
-                                    int64_t outputs, int64_t inputs, int gated) {
+                                    int64_t outputs, int64_t inputs, int gated) try {
   const LinearParts parts{weight, scales, bias, norm, eps, outputs, inputs, gated != 0};
   return Linear::pack(is_bfloat16 != 0, parts, *memory, *threads).release();
+} catch (const std::bad_alloc&) {
+  return nullptr;
 }
 
 extern "C" void roost_linear_free(Linear* linear) { delete linear; }

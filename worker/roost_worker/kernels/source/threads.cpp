@@ -1,7 +1,8 @@
 #include "threads.h"
 
-#include <algorithm>
 #include <chrono>
+#include <system_error>
+#include <utility>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -10,17 +11,12 @@
 namespace roost {
 namespace {
 
-constexpr int kPieceBits = 20;
-constexpr uint64_t kPieces = (uint64_t{1} << kPieceBits) - 1;
 // How long a thread looks for what it waits for before it sleeps, in microseconds: about what lies between two jobs.
 constexpr int64_t kSpin = 50;
 constexpr int kLooks = 16;
 // A job has stalled when it waits for a helper for longer than this, besides what some pieces take.
 constexpr int64_t kStall = 300;
 constexpr int64_t kStallPieces = 4;
-
-uint64_t next_of(uint64_t job) { return job & kPieces; }
-uint64_t pieces_of(uint64_t job) { return (job >> kPieceBits) & kPieces; }
 
 int64_t microseconds() {
   using namespace std::chrono;
@@ -49,12 +45,19 @@ void await_change(const std::atomic<uint32_t>& value, uint32_t old) {
 
 }  // namespace
 
-Threads::Threads(int count) : limit_(std::max(0, count - 1)) {
-  for (int i = 1; i < count; ++i) {
-    helpers_.push_back(std::make_unique<Helper>());
-    Helper& helper = *helpers_.back();
-    helper.thread = std::thread([this, &helper] { help(helper); });
+Threads::Threads(int count) : helpers_(started(count - 1)), limit_(static_cast<int>(helpers_.size())) {}
+
+std::vector<std::unique_ptr<Threads::Helper>> Threads::started(int helpers) {
+  std::vector<std::unique_ptr<Helper>> started;
+  try {
+    for (int i = 0; i < helpers; ++i) {
+      auto helper = std::make_unique<Helper>();
+      helper->thread = std::thread([this, helper = helper.get()] { help(*helper); });
+      started.push_back(std::move(helper));
+    }
+  } catch (const std::system_error&) {  // a limit of threads or memory
   }
+  return started;
 }
 
 Threads::~Threads() {

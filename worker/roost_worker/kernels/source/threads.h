@@ -1,6 +1,7 @@
 // The threads that share a kernel's work.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <memory>
@@ -18,6 +19,7 @@ class Threads {
  public:
   using Piece = void (*)(const void* work, int64_t piece);
 
+  // This many with the caller's own, or as many as the system gives.
   explicit Threads(int count);
   ~Threads();
   Threads(const Threads&) = delete;
@@ -25,16 +27,12 @@ class Threads {
 
   int count() const { return static_cast<int>(helpers_.size()) + 1; }
 
-  // Calls work(piece) for each piece of 0 .. pieces - 1, at most 2^20 - 1, in any order and on any thread; returns when
-  // all have returned. Not to be called from two threads, or from within a piece.
+  // Calls work(piece) for each piece of 0 .. pieces - 1, in any order and on any thread; returns when all have
+  // returned. Not to be called from two threads, or from within a piece.
   template <class Work>
   void run(int64_t pieces, const Work& work) {
-    const int helpers = pieces > 1 ? limit_of_helpers() : 0;
-    if (helpers == 0) {
-      for (int64_t piece = 0; piece < pieces; ++piece) work(piece);
-      return;
-    }
-    share(pieces, helpers, [](const void* of, int64_t piece) { (*static_cast<const Work*>(of))(piece); }, &work);
+    for (int64_t first = 0; first < pieces; first += kMostPieces)
+      run_job(std::min(kMostPieces, pieces - first), [&](int64_t piece) { work(first + piece); });
   }
 
  private:
@@ -43,6 +41,23 @@ class Threads {
     std::thread thread;
   };
 
+  static constexpr int kPieceBits = 20;
+  static constexpr int64_t kMostPieces = (int64_t{1} << kPieceBits) - 1;  // of a job
+
+  template <class Work>
+  void run_job(int64_t pieces, const Work& work) {
+    const int helpers = pieces > 1 ? limit_of_helpers() : 0;
+    if (helpers == 0) {
+      for (int64_t piece = 0; piece < pieces; ++piece) work(piece);
+      return;
+    }
+    share(pieces, helpers, [](const void* of, int64_t piece) { (*static_cast<const Work*>(of))(piece); }, &work);
+  }
+
+  static uint64_t next_of(uint64_t job) { return job & kMostPieces; }
+  static uint64_t pieces_of(uint64_t job) { return (job >> kPieceBits) & kMostPieces; }
+
+  std::vector<std::unique_ptr<Helper>> started(int helpers);
   int limit_of_helpers();
   void share(int64_t pieces, int helpers, Piece call, const void* work);
   void await(int64_t pieces);
@@ -56,8 +71,9 @@ class Threads {
   std::atomic<const void*> work_{nullptr};
   alignas(64) std::atomic<uint32_t> done_{0};
   std::atomic<bool> closing_{false};
-  HelperLimit limit_;
+  // Helpers read what is above.
   std::vector<std::unique_ptr<Helper>> helpers_;
+  HelperLimit limit_;
 };
 
 }  // namespace roost
