@@ -99,9 +99,9 @@ class WorkerServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Trunk(self, request_iterator, context):
-        """Carries the Generate streams of all of a gateway's attempts at this worker, as if each were a call of its own. The
-        worker answers at once, with a response without frames. A call that breaks breaks every stream on it. The gateway
-        half-closes it when it opens no more streams and none is open.
+        """Carries the Generate streams of a gateway's attempts at this worker, but for those that begin with more than 1 MiB, as
+        if each were a call of its own. The worker answers at once, with a response without frames. A call that breaks breaks
+        every stream on it. The gateway half-closes it when it opens no more streams and none is open.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -36,9 +36,9 @@ class WorkerServiceStub:
     Generate: _grpc.StreamStreamMultiCallable[_worker_service_pb2.GenerateRequest, _worker_service_pb2.GenerateResponse]
     """Generates the output of one attempt. A broken stream is not a cancel: the attempt goes on as an orphan."""
     Trunk: _grpc.StreamStreamMultiCallable[_worker_service_pb2.TrunkRequest, _worker_service_pb2.TrunkResponse]
-    """Carries the Generate streams of all of a gateway's attempts at this worker, as if each were a call of its own. The
-    worker answers at once, with a response without frames. A call that breaks breaks every stream on it. The gateway
-    half-closes it when it opens no more streams and none is open.
+    """Carries the Generate streams of a gateway's attempts at this worker, but for those that begin with more than 1 MiB, as
+    if each were a call of its own. The worker answers at once, with a response without frames. A call that breaks breaks
+    every stream on it. The gateway half-closes it when it opens no more streams and none is open.
     """
     Rebuild: _grpc.StreamStreamMultiCallable[_worker_service_pb2.RebuildRequest, _worker_service_pb2.RebuildResponse]
     """Computes a session's KV ahead of its next step, without output: its home is about to stop, or has evicted it. It gives
@@ -70,9 +70,9 @@ class WorkerServiceAsyncStub(WorkerServiceStub):
     Generate: _aio.StreamStreamMultiCallable[_worker_service_pb2.GenerateRequest, _worker_service_pb2.GenerateResponse]  # type: ignore[assignment]
     """Generates the output of one attempt. A broken stream is not a cancel: the attempt goes on as an orphan."""
     Trunk: _aio.StreamStreamMultiCallable[_worker_service_pb2.TrunkRequest, _worker_service_pb2.TrunkResponse]  # type: ignore[assignment]
-    """Carries the Generate streams of all of a gateway's attempts at this worker, as if each were a call of its own. The
-    worker answers at once, with a response without frames. A call that breaks breaks every stream on it. The gateway
-    half-closes it when it opens no more streams and none is open.
+    """Carries the Generate streams of a gateway's attempts at this worker, but for those that begin with more than 1 MiB, as
+    if each were a call of its own. The worker answers at once, with a response without frames. A call that breaks breaks
+    every stream on it. The gateway half-closes it when it opens no more streams and none is open.
     """
     Rebuild: _aio.StreamStreamMultiCallable[_worker_service_pb2.RebuildRequest, _worker_service_pb2.RebuildResponse]  # type: ignore[assignment]
     """Computes a session's KV ahead of its next step, without output: its home is about to stop, or has evicted it. It gives
@@ -113,9 +113,9 @@ class WorkerServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_worker_service_pb2.TrunkRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_worker_service_pb2.TrunkResponse], _abc.AsyncIterator[_worker_service_pb2.TrunkResponse]]:
-        """Carries the Generate streams of all of a gateway's attempts at this worker, as if each were a call of its own. The
-        worker answers at once, with a response without frames. A call that breaks breaks every stream on it. The gateway
-        half-closes it when it opens no more streams and none is open.
+        """Carries the Generate streams of a gateway's attempts at this worker, but for those that begin with more than 1 MiB, as
+        if each were a call of its own. The worker answers at once, with a response without frames. A call that breaks breaks
+        every stream on it. The gateway half-closes it when it opens no more streams and none is open.
         """
 
     @_abc_1.abstractmethod
