@@ -70,6 +70,19 @@ async def test_a_retry_with_a_larger_estimate_keeps_what_it_has_at_a_full_worker
     assert raw.hlen(KEYS.waiters) == 0
 
 
+async def test_what_the_former_attempt_has_at_another_worker_makes_no_room_at_this_one(store, raw, session_id):
+    """The retry's own worker drains, and the owner lacks as much room as the step has there."""
+    publish(raw, lease("w1", capacity_tokens=20))
+    publish(raw, lease("w2"))
+    await commit_step(store, session_id, "step-1", owner="w1")
+    publish_cached(raw, session_id)
+    first = await store.begin(begin_request(session_id, "step-2", new_tokens=16))
+    assert await store.reserve(reservation(first, "w2", 21))
+    publish(raw, lease("w2", draining=True), ms=-1)
+    second = await store.begin(begin_request(session_id, "step-2", new_tokens=16))
+    assert (second.reserved, second.descriptor.attempt.worker_id) == ("", "")
+
+
 @pytest.mark.parametrize(("lost", "where"), [(False, "w2"), (True, "w1")])
 async def test_a_retry_goes_where_its_output_is_rather_than_to_the_owner(store, raw, session_id, lost, where):
     publish(raw, lease("w1"))

@@ -154,7 +154,7 @@ for _, worker in ipairs(candidates) do
     local revision = revision_of(lease)
     local first = inherited
       or not must_wait(keys, revision, gated, asking, own, over, args.aging_ms, now, grace_ms)
-    local fits = has_room(ledger, lease, worker, tokens, former_member)
+    local fits = has_room(ledger, lease, worker, tokens, worker .. '|' .. former)
       and (inherited or not gated or admits(keys, worker, needed, tonumber(lease.capacity_tokens) or 0))
     if inherited and (inherited >= tokens or not fits) then
       reserved, tokens = worker, inherited -- to resume what is there it needs no more than it has
