@@ -53,9 +53,8 @@ class Linears:
         int8 = Int8Weight.of(weight, group.largest(largest_of(weight))) if self.quantization == "int8" else None
         if self.kernels is None:
             return TorchLinear(weight if int8 is None else int8.dense(), bias, norm, gated)
-        if norm is None:
-            return self.kernels.pack(weight if int8 is None else int8, bias, gated=gated)
-        return self.kernels.pack(weight if int8 is None else int8, bias, norm=norm.weight, eps=norm.eps, gated=gated)
+        norm_weight, eps = (None, 0.0) if norm is None else (norm.weight, norm.eps)
+        return self.kernels.pack(weight if int8 is None else int8, bias, norm=norm_weight, eps=eps, gated=gated)
 
 
 class TorchLinear:

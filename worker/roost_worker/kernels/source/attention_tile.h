@@ -12,6 +12,7 @@
 
 #include "exponential.h"
 #include "paged_kv.h"
+#include "rounding.h"
 
 namespace roost {
 
@@ -25,8 +26,6 @@ constexpr int kTileVectors = 4;
 constexpr int kTileRows = 4;
 constexpr int kTileVectors = 1;
 #endif
-
-inline int64_t round_up(int64_t size, int64_t multiple) { return (size + multiple - 1) / multiple * multiple; }
 
 // What some keys give one row: the largest score, the sum of weights exp(score - largest), and the values weighted so.
 // In memory it is row_size(head_dim) floats: the values, padded to whole vectors, then the sum, then the largest score.

@@ -10,6 +10,7 @@
 #include "kernels.h"
 #include "norm.h"
 #include "panel.h"
+#include "rounding.h"
 
 namespace roost {
 namespace {
@@ -38,8 +39,6 @@ struct Range {
 Range part_of(int64_t total, int64_t parts, int64_t index) {
   return {total * index / parts, total * (index + 1) / parts};
 }
-
-int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 
 template <class Value>
 struct Rows {

@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <new>
 
+#include "rounding.h"
+
 namespace roost {
 namespace {
 
@@ -12,8 +14,6 @@ constexpr size_t kLine = 64;
 constexpr size_t kHugePage = size_t{2} << 20;
 // Weights share regions, so that small ones lie in huge pages, too. A page that nothing was written to takes no memory.
 constexpr size_t kRegion = size_t{64} << 20;
-
-size_t round_up(size_t bytes, size_t unit) { return (bytes + unit - 1) / unit * unit; }
 
 }  // namespace
 
