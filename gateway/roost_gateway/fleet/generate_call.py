@@ -25,8 +25,8 @@ class GenerateCall(Protocol):
     """The writing side of a Generate stream."""
 
     async def write(self, request: GenerateRequest) -> bool:
-        """Sends a message. Returns whether a connection has taken it; if not, the stream is over. A caller that is
-        cancelled meanwhile does not take it back."""
+        """Sends a message. Returns whether a connection has taken it; if not, the stream is over. The message is sent
+        also if the caller is cancelled while it waits."""
 
     def done_writing(self) -> None:
         """Closes this side, after what was written before."""

@@ -50,7 +50,7 @@ class WorkerChannel:
         self._trunks: dict[str, Trunk] = {}
         """By the pool's secret, with which a trunk is opened."""
         self._knows_trunks = True
-        """Whether the worker does, as far as is known."""
+        """False once the worker has answered that it knows none."""
         self._retired = False
 
     async def generate(

@@ -26,8 +26,8 @@ class Prospects:
         return self._workers.choose(attempt.pool.pool, attempt.need, attempt.excluded(), gate_seconds)
 
     def first_worker(self, call: StepCall) -> str:
-        """The worker that has room at once for the first step of a session, as far as is known; empty if there is none,
-        or the session is known to have a log."""
+        """The worker that, by the last reading of the leases, has room at once for the first step of a session; empty
+        if none has, or if the session has a log."""
         if call.fold is not None or call.has_log:
             return ""
         need, is_gated = call.first_need, call.pool.has_gate
