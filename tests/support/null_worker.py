@@ -297,7 +297,8 @@ class NullWorker(NullChecks):
         self.cancels.append(attempt.session_id)
         attempt.cancelled = True
         attempt.grown.set()
-        self._drop(attempt.session_id)
+        if self.attempts.get(attempt.session_id) is attempt:  # else the session's next step has begun meanwhile
+            self._drop(attempt.session_id)
         self._happened()
 
     def _commit(self, attempt: Attempt, head: pb.Head) -> None:
