@@ -5,6 +5,7 @@
     .venv/bin/python tests/benchmarks/bench_engine.py --quick --engines roost roost@cfb1da5 vllm --beside hog
     .venv/bin/python tests/benchmarks/bench_engine.py --cells 8x512+16 --rounds 1
     .venv/bin/python tests/benchmarks/bench_engine.py --engines roost roost-torch    # what the compiled kernels bring
+    .venv/bin/python tests/benchmarks/bench_engine.py --engines roost transformers --shape smollm2-135m  # no network
 
 A cell is batch x prompt + output tokens. Each engine is a process of its own, loaded once; a round measures every cell
 on every engine in turn, so that a drift of the machine meets all of them. Prefill runs new random prompts to their
@@ -16,6 +17,7 @@ by reading the weights once a token, decode at large batches by reading the KV.
 `roost@COMMIT` is Roost at another commit, run from an archive of it by its own peer script. `llamacpp` has the weights
 in Q8_0 whatever `--dtype` says. `vllm` has no tcmalloc and no libiomp, which it recommends, unless LD_PRELOAD names
 them; what was preloaded is in what it says of itself.
+`--shape` takes random weights of that shape instead of SmolLM2's own; llama.cpp has SmolLM2's all the same.
 `--beside hog` measures each cell twice in turn: with nothing beside, and with a process that computes without pause on
 the same cores.
 `--quick` takes four minutes on two quiet cores with AVX512-BF16, three engines and nothing beside. It leaves out
@@ -30,12 +32,15 @@ import os
 import re
 from collections import defaultdict
 from contextlib import ExitStack, nullcontext
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from busy_neighbour import busy_neighbour
-from engine_processes import CONTEXT, ENGINES, MAX_BATCH, EngineOptions, start_peer
+from engine_processes import CONTEXT, ENGINES, MAX_BATCH, SOURCE, EngineOptions, start_peer
 from engine_summary import PHASES, ROOST, Beside, Cell, Measured, Rates, summarise
 from figures import emit, machine
+from model_shapes import SHAPES, write_shape
 
 CELLS = "1x512+128,8x512+128,32x512+128,1x2048+64,8x2048+64,32x2048+64"
 QUICK_CELLS = "1x512+64,8x512+64,32x512+64"
@@ -49,8 +54,12 @@ def run(arguments: argparse.Namespace) -> tuple[dict[str, Any], Rates]:
     rates = defaultdict[Measured, list[float]](list)
     smallest = min(arguments.cells, key=lambda cell: cell.batch * cell.prompt)
     besides = list(Beside) if arguments.beside is Beside.HOG else [Beside.NOTHING]
-    options = EngineOptions(arguments.dtype, arguments.threads, arguments.vllm_compile)
     with ExitStack() as stack:
+        folder = None
+        if arguments.shape:
+            folder = Path(stack.enter_context(TemporaryDirectory()))
+            write_shape(arguments.shape, folder)
+        options = EngineOptions(arguments.dtype, arguments.threads, arguments.vllm_compile, folder)
         peers = {name: stack.enter_context(start_peer(name, options)) for name in arguments.engines}
         for name, peer in peers.items():
             print(f"{name}: {json.dumps(peer.about)}", flush=True)
@@ -109,11 +118,13 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--vllm-compile", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--shape", choices=sorted(SHAPES), help="default: SmolLM2-135M-Instruct")
     arguments = parser.parse_args()
     arguments.cells = arguments.cells or _cells(QUICK_CELLS if arguments.quick else CELLS)
     arguments.rounds = arguments.rounds or (2 if arguments.quick else 3)
     about, rates = run(arguments)
-    summary = {"benchmark": "engine", "machine": machine(), "engines": about, **summarise(rates)}
+    weights = arguments.shape or SOURCE
+    summary = {"benchmark": "engine", "machine": machine(), "weights": weights, "engines": about, **summarise(rates)}
     _print_table(summary)
     emit(summary)
 

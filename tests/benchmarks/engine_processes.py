@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from engine_peers.peer_loop import MARK
@@ -37,6 +38,8 @@ class EngineOptions:
     """Of weights and KV; llama.cpp has Q8_0 and float16 whatever it says."""
     threads: int
     vllm_compile: bool
+    model_dir: Path | None
+    """A prepared model; None for `SOURCE`, prepared by each tree."""
 
 
 class Peer:
@@ -95,7 +98,7 @@ def start_peer(name: str, options: EngineOptions) -> Iterator[Peer]:
 def _settings(kind: str, tree: Tree, options: EngineOptions) -> dict[str, Any]:
     """What a peer may want to know; each takes what it needs."""
     return {
-        "model_dir": _prepared_model(tree, options.dtype),
+        "model_dir": str(options.model_dir or _prepared_model(tree, options.dtype)),
         "source": SOURCE,
         "dtype": options.dtype,
         "context": CONTEXT,

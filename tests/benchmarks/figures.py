@@ -5,7 +5,7 @@ import math
 import os
 import platform
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -29,6 +29,12 @@ def judged(goal: str, measured: float, *, at_least: float = 0.0, at_most: float 
     """A goal with its limits, what was measured, and whether it is met."""
     limits = {name: limit for name, limit in (("at_least", at_least), ("at_most", at_most)) if 0 < limit < math.inf}
     return {"goal": goal, **limits, "measured": round(measured, 3), "met": at_least <= measured <= at_most}
+
+
+def in_words(goal: Mapping[str, Any]) -> str:
+    """What `judged` says, on one line."""
+    limit = f"at least {goal['at_least']:g}" if "at_least" in goal else f"at most {goal['at_most']:g}"
+    return f"{goal['goal']}: {goal['measured']:g}, {limit}: {'met' if goal['met'] else 'MISSED'}"
 
 
 def machine() -> str:

@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer
 
-from roost_worker.convert.dummy import LOGIT_STD, SPECS
+from roost_worker.convert.dummy import LOGIT_STD, SPECS, VOCABULARY, DummySpec, write_model
 from roost_worker.convert.errors import ConvertError
 from roost_worker.convert.layout import FILES
 from roost_worker.convert.shapes import expected_shapes
@@ -113,3 +114,14 @@ def test_an_unknown_name_is_refused_with_the_known_ones(store: ModelStore) -> No
     with pytest.raises(ConvertError, match="use one of llama-tiny, "):
         store.prepare("dummy://huge", "float32")
     assert not list(store.models.glob(".making-*"))
+
+
+def test_a_larger_vocabulary_is_ids_without_a_token(tmp_path: Path) -> None:
+    from safetensors import safe_open
+
+    write_model("wide", DummySpec(vocabulary=300), "float32", tmp_path)
+    config = read_config(tmp_path)
+    with safe_open(tmp_path / "model.safetensors", framework="numpy") as file:
+        rows = {file.get_slice(name).get_shape()[0] for name in ("model.embed_tokens.weight", "lm_head.weight")}
+    assert (rows, config.vocab_size) == ({300}, 300)
+    assert Tokenizer.from_file(str(tmp_path / "tokenizer.json")).get_vocab_size() < VOCABULARY

@@ -45,6 +45,8 @@ class DummySpec:
     context: int = 8192
     merges: tuple[tuple[str, str], ...] = ()
     """Pairs of letters that are one token; at most five, which take the ids that are otherwise unused."""
+    vocabulary: int = VOCABULARY
+    """Ids that the model knows, `VOCABULARY` at least; those behind the tokens' have none."""
 
 
 _LLAMA3_ROPE = (
@@ -108,7 +110,7 @@ def dummy_config(spec: DummySpec, dtype: str) -> dict[str, Any]:
         "rope_theta": spec.rope_theta,
         "sliding_window": None,
         "tie_word_embeddings": spec.tied,
-        "vocab_size": VOCABULARY,
+        "vocab_size": spec.vocabulary,
     }
 
 
@@ -122,12 +124,12 @@ def _weights(name: str, spec: DummySpec) -> dict[str, NDArray[np.float64]]:
     def norm(size: int) -> NDArray[np.float64]:
         return np.asarray(1.0 + 0.1 * random.standard_normal(size))
 
-    tensors = {"model.embed_tokens.weight": matrix(VOCABULARY, spec.hidden, LOGIT_STD)}
+    tensors = {"model.embed_tokens.weight": matrix(spec.vocabulary, spec.hidden, LOGIT_STD)}
     for layer in range(spec.layers):
         tensors |= {f"model.layers.{layer}.{key}": value for key, value in _layer(spec, matrix, norm, random).items()}
     tensors["model.norm.weight"] = norm(spec.hidden)
     if not spec.tied:
-        tensors["lm_head.weight"] = matrix(VOCABULARY, spec.hidden, LOGIT_STD)
+        tensors["lm_head.weight"] = matrix(spec.vocabulary, spec.hidden, LOGIT_STD)
     return tensors
 
 

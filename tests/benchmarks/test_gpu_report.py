@@ -1,0 +1,39 @@
+"""What gpu.sh says of its steps."""
+
+import json
+from pathlib import Path
+
+import pytest
+from gpu_report import goals_of, read_step
+
+GOAL = {"goal": "torch: offline, tokens/s", "at_least": 20000.0, "measured": 1.0, "met": False}
+
+
+@pytest.mark.parametrize(("status", "outcome"), [(0, "passed"), (1, "failed (1)"), (124, "timed out")])
+def test_tests_are_summed_up_by_their_last_line(tmp_path: Path, status: int, outcome: str) -> None:
+    (tmp_path / "tests.log").write_text("....\n\n==== 4 passed in 1.2s ====\n\n")
+    step = read_step(f"tests\t{status}\t7\t\n", tmp_path)
+    assert (step.outcome, step.seconds, step.summary, step.document) == (outcome, 7, "4 passed in 1.2s", None)
+
+
+def test_the_last_document_is_found_whatever_follows_it(tmp_path: Path) -> None:
+    document = {"benchmark": "gpu", "goals": [GOAL, {**GOAL, "met": True}]}
+    (tmp_path / "bench.log").write_text(
+        '{"benchmark": "other"}\n' + json.dumps(document) + "ERROR: by a library\nmore\n"
+    )
+    step = read_step("bench\t1\t7\t\n", tmp_path)
+    assert step.document == document
+    assert step.summary == "1 of 2 goals met"
+    assert goals_of([step]) == document["goals"]
+
+
+def test_a_step_that_was_left_out_says_why(tmp_path: Path) -> None:
+    assert read_step("bench\t1\t0\tleft out: no torch\n", tmp_path).summary == "left out: no torch"
+
+
+def test_prefill_is_judged_by_the_worst_cell(tmp_path: Path) -> None:
+    cells = {"8x512+64": {"prefill": 1.2, "decode": 0.1}, "32x512+64": {"prefill": 0.85}, "1x512+64": {"decode": 2.0}}
+    document = {"benchmark": "engine", "roost_over": {"nothing": {"transformers": {"cells": cells}}}, "goals": []}
+    (tmp_path / "bench.log").write_text(json.dumps(document))
+    goals = goals_of([read_step("bench\t0\t7\t\n", tmp_path)])
+    assert [(goal["measured"], goal["at_least"], goal["met"]) for goal in goals] == [(0.85, 0.9, False)]
