@@ -1,7 +1,7 @@
 """What a device does in a number of steps, by torch's profiler."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,19 +38,21 @@ def profile_steps(step: Callable[[], None], steps: int) -> StepProfile:
             step()
         if is_cuda:
             torch.cuda.synchronize()
-    events = profiler.events()
+    return profile_of(profiler.events(), steps)
+
+
+def profile_of(events: Sequence[Any], steps: int) -> StepProfile:
+    """Return the profile of a step, from the profiler's `FunctionEvent`s of so many."""
     host = [event for event in events if event.device_type == DeviceType.CPU]
     device = [event for event in events if event.device_type == DeviceType.CUDA and not event.is_user_annotation]
     if not device:
-        return StepProfile(None, None, None, _top([(event.name, event.self_cpu_time_total) for event in host], steps))
+        times = [(event.name, event.self_cpu_time_total) for event in host]
+        return StepProfile(None, None, None, longest_first(times, steps, TOP))
     spans = [(event.time_range.start, event.time_range.end) for event in device]
+    times = [(event.name, event.time_range.elapsed_us()) for event in device]
     return StepProfile(
         busy_seconds=busy_time(spans) * 1e-6 / steps,
         launches=sum(bool(LAUNCH.match(event.name)) for event in host) / steps,
         kernels=len(device) / steps,
-        top=_top([(event.name, event.time_range.elapsed_us()) for event in device], steps),
+        top=longest_first(times, steps, TOP),
     )
-
-
-def _top(times: list[tuple[str, float]], steps: int) -> list[dict[str, Any]]:
-    return longest_first(times, steps, TOP)

@@ -10,6 +10,10 @@
 # step and the report are also files of that folder.
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.." || exit
+if [[ ${1:-} != @(|--tiny) ]]; then
+	echo "gpu.sh takes --tiny or nothing, not $1" >&2
+	exit 2
+fi
 
 python=${PYTHON:-python3}
 temporary=$(mktemp -d)
@@ -33,7 +37,7 @@ step() {
 }
 
 # left_out NAME STATUS REASON
-left_out() { printf '%s\t%s\t0\tleft out: %s\n' "$@" >>"$logs/steps.tsv"; }
+left_out() { printf '%s\t%s\t0\t%s\n' "$@" >>"$logs/steps.tsv"; }
 
 runnable() { "$python" tests/benchmarks/missing_packages.py "$@"; }
 

@@ -2,8 +2,8 @@
 
     .venv/bin/python tests/benchmarks/gpu_report.py FOLDER
 
-`FOLDER/steps.tsv` has a line for each step: name, exit status, seconds, remark. `FOLDER/NAME.log` is its output; where
-that has the JSON document of a benchmark, the document is part of the report, with its goals.
+`FOLDER/steps.tsv` has a line for each step: name, exit status, seconds, why it was left out. `FOLDER/NAME.log` is its
+output; where that has the JSON document of a benchmark, the document is part of the report, with its goals.
 """
 
 import json
@@ -29,12 +29,15 @@ class Step:
     status: int
     seconds: int
     summary: str
-    """A remark, how many goals are met, or the last line of the output."""
+    """Why it was left out, how many goals are met, or the last line of the output."""
     document: dict[str, Any] | None
     """Of a benchmark."""
+    is_left_out: bool
 
     @property
     def outcome(self) -> str:
+        if self.is_left_out:
+            return "left out"
         if self.status in TIMED_OUT:
             return "timed out"
         return f"failed ({self.status})" if self.status else "passed"
@@ -42,11 +45,11 @@ class Step:
 
 def read_step(line: str, folder: Path) -> Step:
     """Read a line of `steps.tsv`, and the step's log if there is one."""
-    name, status, seconds, remark = line.rstrip("\n").split("\t")
+    name, status, seconds, reason = line.rstrip("\n").split("\t")
     log = folder / f"{name}.log"
     output = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.exists() else []
     document = _last_document(output)
-    return Step(name, int(status), int(seconds), remark or _summary(output, document), document)
+    return Step(name, int(status), int(seconds), reason or _summary(output, document), document, bool(reason))
 
 
 def _summary(output: Sequence[str], document: Mapping[str, Any] | None) -> str:
