@@ -53,7 +53,7 @@ from roost_worker.engine.engine import Engine
 REFERENCE = "torch"
 """What other kernels are compared with by default."""
 CHOICE = "auto"
-"""Is some of the others, so that it need not be measured by default."""
+"""Chooses among the others, so that it need not be measured by default."""
 
 Result = Mapping[str, Any]
 """What a part measured with some kernels, or `error`: why it did not."""
@@ -175,9 +175,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dtype", choices=DTYPES, default="bfloat16")
     parser.add_argument("--equal-dtype", choices=DTYPES, default="float32")
     parser.add_argument("--temperature", type=float, default=0.0, help="of `offline`")
-    parser.add_argument(
-        "--weights", type=Path, help="folder that model_shapes.py has filled; by default it is done now"
-    )
+    parser.add_argument("--weights", type=Path, help="folder that model_shapes.py has filled, in --shape")
     parser.add_argument("--tiny", action=argparse.BooleanOptionalAction, default=not is_cuda)
     group = parser.add_argument_group("sizes", "by default those of the goals, or with --tiny small ones")
     group.add_argument("--shape", choices=sorted(SHAPES))

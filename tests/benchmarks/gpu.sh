@@ -61,7 +61,7 @@ if [ "${1:-}" = --tiny ]; then
 	shape=llama-tiny bench_options=(--tiny) processes=0 model_tests=(tests/worker/model/test_counter_rng.py)
 	engine_options=(--shape smollm2-tiny --cells 1x32+4 --rounds 1)
 else
-	shape=qwen3-0.6b bench_options=(--seconds 30) processes=4 model_tests=(tests/worker/model/test_*.py)
+	shape=qwen3-0.6b bench_options=(--seconds 30) processes=8 model_tests=(tests/worker/model/test_*.py)
 	engine_options=(--shape smollm2-135m --cells "8x512+64,32x512+64" --rounds 2)
 	if [ -n "$can_bench" ] && ! "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
 		echo "$python sees no CUDA device; gpu.sh --tiny runs the same steps, small, on the CPU" >&2

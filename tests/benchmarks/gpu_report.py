@@ -19,7 +19,7 @@ from figures import emit, in_words, judged
 TIMED_OUT = (124, 137)
 """Exit statuses of what `timeout` has ended."""
 PREFILL_SHARE = 0.9
-"""Of transformers' tokens per second, in every cell: issue 21."""
+"""Of transformers' tokens per second, in every cell."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ CONTEXT = 4096
 """Longest sequence, in tokens, as in nano-vllm's benchmark."""
 GOAL_ROWS = 32
 OFFLINE_RATE = 20_000.0
-"""Tokens of output per second: issue 21."""
+"""Tokens of output per second, on one H100 or H200."""
 DECODE_RATE = 8 * 2885.0
 """Tokens per second at 32 rows: eight times what an H200 gave on 2026-11-26 (LOG.md)."""
 HOST_SHARE = 0.10

@@ -19,8 +19,10 @@ def print_table(parts: Mapping[str, Mapping[str, Mapping[str, Any]]], goals: Seq
             for name, value in figures_of(result):
                 print(f"{part:>8} {kernels:>8}  {name:<28} {value:>12}")
     for kernels, result in parts.get("profile", {}).items():
-        print(f"\na step of {result.get('rows')} rows, {kernels}: calls, microseconds, name")
-        for entry in result.get("top", ()):
+        if "error" in result:
+            continue
+        print(f"\na step of {result['rows']} rows, {kernels}: calls, microseconds, name")
+        for entry in result["top"]:
             print(f"{entry['calls']:>8} {entry['microseconds']:>10} {entry['name']}")
     for goal in goals:
         print(in_words(goal))

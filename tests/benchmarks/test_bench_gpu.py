@@ -1,11 +1,16 @@
 """The GPU's benchmark from end to end, on a CPU and small."""
 
+import itertools
 import json
 import sys
 from typing import Any
 
+import gpu_parts
 import pytest
 from bench_gpu import main
+from gpu_summary import Sizes
+
+from roost_worker.engine.engine import Engine
 
 
 def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *options: str) -> tuple[int, Any]:
@@ -33,6 +38,27 @@ def test_every_part_has_its_figures(monkeypatch: pytest.MonkeyPatch, capsys: pyt
         assert profile["top"]
     assert parts["equal"] == {"auto": {"reference": "torch", "sequences": 4, "equal": 4, "first_difference": None}}
     assert document["goals"] == [{"goal": "auto: sequences of equal tokens", "at_least": 4, "measured": 4, "met": True}]
+
+
+def test_a_difference_is_said_with_the_margin_of_the_reference(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drawn = gpu_parts.greedy_outputs
+    calls = itertools.count()
+
+    def altered(engine: Engine, sizes: Sizes, seconds: float) -> tuple[list[list[int]], list[list[int]]]:
+        prompts, outputs = drawn(engine, sizes, seconds)
+        if next(calls) == 1:
+            outputs[2][7] += 1
+        return prompts, outputs
+
+    monkeypatch.setattr(gpu_parts, "greedy_outputs", altered)
+    status, document = run(monkeypatch, capsys, "--parts", "equal", "--kernels", "torch", "auto")
+    result = document["parts"]["equal"]["auto"]
+    assert (status, result["equal"]) == (0, 3)
+    assert (result["first_difference"]["sequence"], result["first_difference"]["token"]) == (2, 7)
+    assert result["first_difference"]["margin_nats"] > 0
+    assert not document["goals"][0]["met"]
 
 
 def test_a_part_that_fails_keeps_no_other_from_running(
