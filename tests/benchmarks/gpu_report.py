@@ -76,11 +76,13 @@ def goals_of(steps: Iterable[Step]) -> list[dict[str, Any]]:
 
 
 def _prefill_goals(document: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The goal of each choice of Roost's kernels, by its worst cell. Other benchmarks' documents have none."""
+    """The goal of each choice of Roost's kernels on a GPU, by its worst cell. Other benchmarks' documents have none."""
+    if document.get("engines", {}).get("transformers", {}).get("device", "cpu") == "cpu":
+        return []
     shares = defaultdict[str, list[float]](list)
     for phases in document.get("tokens_per_second", {}).get("nothing", {}).values():
         medians = {engine: rate["median"] for engine, rate in phases.get("prefill", {}).items()}
-        for engine in medians if "transformers" in medians else ():
+        for engine in medians:
             if engine.startswith("roost"):
                 shares[engine].append(medians[engine] / medians["transformers"])
     return [

@@ -32,7 +32,8 @@ def test_a_step_that_was_left_out_says_why(tmp_path: Path) -> None:
     assert (step.outcome, step.summary) == ("left out", "packages are missing")
 
 
-def test_prefill_is_judged_by_the_worst_cell_of_each_choice_of_kernels(tmp_path: Path) -> None:
+@pytest.mark.parametrize("device", ["NVIDIA H200", "cpu"])
+def test_prefill_on_a_gpu_is_judged_by_the_worst_cell_of_each_choice_of_kernels(tmp_path: Path, device: str) -> None:
     cells = [
         {"roost-torch": 120.0, "roost-triton": 95.0, "transformers": 100.0},
         {"roost-torch": 17.0, "transformers": 20.0},
@@ -41,8 +42,16 @@ def test_prefill_is_judged_by_the_worst_cell_of_each_choice_of_kernels(tmp_path:
         str(number): {"prefill": {engine: {"median": rate} for engine, rate in cell.items()}, "decode": {}}
         for number, cell in enumerate(cells)
     }
-    (tmp_path / "bench.log").write_text(json.dumps({"benchmark": "engine", "tokens_per_second": {"nothing": medians}}))
+    document = {
+        "benchmark": "engine",
+        "engines": {"transformers": {"device": device}},
+        "tokens_per_second": {"nothing": medians},
+    }
+    (tmp_path / "bench.log").write_text(json.dumps(document))
     goals = goals_of([read_step("bench\t0\t7\t\n", tmp_path)])
+    if device == "cpu":
+        assert goals == []
+        return
     assert [(goal["goal"], goal["measured"], goal["met"]) for goal in goals] == [
         ("roost-torch: prefill of transformers', worst cell", 0.85, False),
         ("roost-triton: prefill of transformers', worst cell", 0.95, True),
