@@ -26,10 +26,11 @@ async def test_steps_at_a_worker_that_knows_no_trunk_have_calls_of_their_own(rig
         await log.has(5)
     worker.resume_output.set()
     await asyncio.gather(*steps)
+    asked = worker.opened_trunks  # once or, by a step that came as the answer did, twice
     again = await caller.step(step_request(sessions[0], "s2"))
     assert [log.ids for log in (*logs, again)] == [IDS] * 4
     await worker.until(lambda: len(worker.commits) == 4)
-    assert (worker.opened_trunks, worker.plain_calls) == (1, 4)
+    assert (worker.opened_trunks, worker.plain_calls) == (asked, 4)
 
 
 async def test_a_client_that_leaves_an_older_worker_cancels_its_attempt_there(rig: Rig) -> None:

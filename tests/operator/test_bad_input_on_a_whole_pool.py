@@ -112,7 +112,7 @@ BAD_STEPS: dict[str, tuple[str, Format | None, Sampling, type[errors.RoostError]
     "larger than the gateway takes": ("x" * 9_000_000, None, SHORT, errors.MessageTooLargeError, "send less"),
     "100 MB": ("x" * 100_000_000, None, SHORT, errors.MessageTooLargeError, "send less"),
     "more output than the role allows": (
-        "Hi.", None, Sampling(max_tokens=3601), errors.InvalidRequestError, "role 'agent' allows: 3600",
+        "Hi.", None, Sampling(max_tokens=7601), errors.InvalidRequestError, "role 'agent' allows: 7600",
     ),
     "a temperature that is none": (
         "Hi.", None, Sampling(temperature=-1.0), errors.InvalidRequestError, "sampling.temperature.*between",

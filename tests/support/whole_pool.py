@@ -18,18 +18,18 @@ from roost.v1.worker_service_pb2_grpc import WorkerServiceStub
 from roost_operator.api.spec import AgentPool
 from roost_operator.local.runner import LocalStack, StackOptions
 
-CONTEXT = 4096
+CONTEXT = 8192
 POOL_NAME = "default/whole"
 SHORT = Sampling(temperature=0.0, max_tokens=4, ignore_eos=True)
-ENDLESS = Sampling(temperature=0.0, max_tokens=3500, ignore_eos=True)
-"""Seconds of output, so that it is cut in its middle."""
+ENDLESS = Sampling(temperature=0.0, max_tokens=7500, ignore_eos=True)
+"""Seconds of output, so that it is cut in its middle: the engine draws some 2,500 tokens a second."""
 
 ROLES: tuple[dict[str, Any], ...] = (
-    {"name": "agent", "maxOutputTokensPerStep": 3600},
+    {"name": "agent", "maxOutputTokensPerStep": 7600},
     {"name": "once", "maxStepsPerSession": 1},
     {"name": "frugal", "sessionTokenBudget": 400},
 )
-POOL = tiny_pool("whole", ROLES, replicas=1, context=CONTEXT, memory="16Mi", batch=256, dtype="float32")
+POOL = tiny_pool("whole", ROLES, replicas=1, context=CONTEXT, memory="64Mi", batch=256, dtype="float32")
 
 
 @dataclass

@@ -10,6 +10,7 @@ import torch
 
 from follower_rank import tensor_parallel
 from roost_worker.config import EngineConfig, WorkerConfig
+from roost_worker.engine import host_tier
 from roost_worker.engine.engine import Engine
 from roost_worker.engine.messages import Evict, SamplingParams, Submit
 from roost_worker.engine.plan import BatchPlan, HostCopy
@@ -74,6 +75,12 @@ def config_of(dtype: str = "float64", *, ranks: int = 1, host_slots: int = 64) -
         host_memory_bytes=host_slots * block_bytes,
         ranks=ranks,
     )
+
+
+@pytest.fixture(autouse=True)
+def copies_pay(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a busy machine measures, copies are kept and restored."""
+    monkeypatch.setattr(host_tier, "copying_pays", lambda *_rates: True)
 
 
 @pytest.fixture

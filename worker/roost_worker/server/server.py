@@ -148,6 +148,7 @@ class WorkerServer:
         try:
             async with asyncio.timeout(self.config.drain_seconds):
                 await self._drained.wait()
+                await self._publish()  # what was published before may say that it is leaving
                 await self.shell.idle.wait()
         except TimeoutError:
             LOG.warning("%d attempts are still running after the drain time", len(self.shell.attempts))
