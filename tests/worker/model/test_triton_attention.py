@@ -85,4 +85,4 @@ def test_decode_and_prefill_of_any_chunks_agree() -> None:
 
 def test_a_context_has_a_bounded_number_of_segments() -> None:
     backend = TritonAttention(KvShape(2, 1, 16, 1, 8), 1, torch.float32, CPU, 1 << 20)
-    assert backend.most_segments == attention_triton.MOST_SEGMENTS
+    assert backend._most_segments == attention_triton.MOST_SEGMENTS

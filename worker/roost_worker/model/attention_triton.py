@@ -50,9 +50,21 @@ class TritonAttention:
     """The backend of `engine.kernels: triton`; see AttentionBackend."""
 
     def __init__(
-        self, shape: KvShape, heads: int, dtype: torch.dtype, device: torch.device, context_tokens: int
+        self,
+        shape: KvShape,
+        heads: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        context_tokens: int,
+        *,
+        batch_invariant: bool = False,
     ) -> None:
-        """`heads` are those of queries on this rank; `context_tokens` the most that a sequence has."""
+        """Prepare for `heads` heads of queries on this rank, and contexts of at most `context_tokens`.
+
+        With `batch_invariant`, a decode row is a tile like those of prefill: its output's bits are the same as those of
+        the same token in a chunk of any length, beside any other rows.
+        """
+        self._batch_invariant = batch_invariant
         self._shape = shape
         self._heads = heads
         self._group = heads // shape.kv_heads
@@ -60,7 +72,7 @@ class TritonAttention:
         # On CPUs the kernels are interpreted, and products of bfloat16 are wrong there (Triton 3.9.0).
         self._wide = dtype == torch.float32 or device.type == "cpu"
         self._segment = max(SEGMENT_TOKENS, triton.next_power_of_2(-(-context_tokens // MOST_SEGMENTS)))
-        self.most_segments = self._segments(context_tokens)
+        self._most_segments = self._segments(context_tokens)
         self._dims = max(FEWEST_ROWS, triton.next_power_of_2(shape.head_dim))
         self._decode_rows = max(FEWEST_ROWS, triton.next_power_of_2(self._group))
         self._prefill_rows = max(PREFILL_ROWS, self._decode_rows)
@@ -68,18 +80,27 @@ class TritonAttention:
 
     def prepare(self, batch: BatchTensors) -> TritonMetadata:
         spans = (*batch.decode, *batch.prefill)
+        decode = _tiles(batch.decode, 1, 0)
+        prefill = _tiles(batch.prefill, self._prefill_rows // self._group, len(batch.decode))
+        if self._batch_invariant:
+            decode, prefill = decode[:0], np.concatenate((decode, prefill))
         tables = np.zeros((len(spans), max(len(span.block_ids) for span in spans)), dtype=np.int64)
         for row, span in enumerate(spans):
             tables[row, : len(span.block_ids)] = span.block_ids
         return TritonMetadata(
             batch,
-            decode=to_device(_tiles(batch.decode, 1, 0), self._device),
-            prefill=to_device(
-                _tiles(batch.prefill, self._prefill_rows // self._group, len(batch.decode)), self._device
-            ),
+            decode=to_device(decode, self._device),
+            prefill=to_device(prefill, self._device),
             tables=to_device(tables, self._device),
             segments=self._segments(max((span.length for span in batch.decode), default=0)),
         )
+
+    def prepare_step(self, batch: BatchTensors, tiles: Tensor, tables: Tensor) -> TritonMetadata:
+        """Return the metadata of a decode step of a static shape, which holds these tensors: tiles [rows, 4] of one
+        token each, and block tables [rows, most blocks of any sequence]."""
+        no_tiles = tiles[:0]
+        decode, prefill = (no_tiles, tiles) if self._batch_invariant else (tiles, no_tiles)
+        return TritonMetadata(batch, decode, prefill, tables, self._most_segments)
 
     def _segments(self, tokens: int) -> int:
         return -(-tokens // self._segment)

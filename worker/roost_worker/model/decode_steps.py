@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from roost_worker.engine.plan import Chunk
-from roost_worker.model.attention_triton import TritonAttention, TritonMetadata
+from roost_worker.model.attention_triton import TritonAttention
 from roost_worker.model.batch import BatchTensors
 from roost_worker.model.decode_sizes import decode_sizes, padded_size
 from roost_worker.model.kv_cache import PagedKvCache
@@ -57,7 +57,7 @@ class _Inputs(Generic[_Array]):
 class _Step:
     """The step of one size."""
 
-    def __init__(self, rows: int, blocks: int, cache: PagedKvCache, segments: int) -> None:
+    def __init__(self, rows: int, blocks: int, cache: PagedKvCache, backend: TritonAttention) -> None:
         device = cache.tensor.device
         size = _Inputs.size(rows, blocks)
         # From pinned memory a GPU copies asynchronously.
@@ -75,7 +75,7 @@ class _Step:
             decode=(),
             prefill=(),
         )
-        self.metadata = TritonMetadata(self.batch, inputs.tiles, inputs.tiles[:0], inputs.tables, segments)
+        self.metadata = BatchMetadata(backend, backend.prepare_step(self.batch, inputs.tiles, inputs.tables))
         self.graph: torch.cuda.CUDAGraph | None = None
         self.logits: Tensor | None = None
         """What the graph writes, [rows, vocabulary]."""
@@ -103,10 +103,10 @@ class DecodeSteps:
         self, model: Llama, cache: PagedKvCache, backend: TritonAttention, *, most_rows: int, context_tokens: int
     ) -> None:
         """A step has at most `most_rows` sequences, each of at most `context_tokens`."""
-        self._model, self._cache, self._backend = model, cache, backend
+        self._model, self._cache = model, cache
         self._sizes = decode_sizes(most_rows)
         blocks = -(-context_tokens // cache.shape.block_tokens)
-        self._steps = {size: _Step(size, blocks, cache, backend.most_segments) for size in self._sizes}
+        self._steps = {size: _Step(size, blocks, cache, backend) for size in self._sizes}
 
     def take(self, chunks: Sequence[Chunk]) -> bool:
         """Return whether `chunks` are a decode step: one token of each sequence, and no more sequences than fit."""
@@ -138,11 +138,19 @@ class DecodeSteps:
         pool = None
         for size in reversed(self._sizes):
             step = self._steps[size]
-            _await_runs(lambda step=step: self._forward(step))
+            self._run_before_capture(step)
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=pool):
                 step.logits = self._forward(step)
             step.graph, pool = graph, graph.pool()
 
+    def _run_before_capture(self, step: _Step) -> None:
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(_RUNS_BEFORE_CAPTURE):
+                self._forward(step)
+        torch.cuda.current_stream().wait_stream(stream)
+
     def _forward(self, step: _Step) -> Tensor | None:
-        return self._model(step.batch, self._cache, BatchMetadata(self._backend, step.metadata))
+        return self._model(step.batch, self._cache, step.metadata)

@@ -47,23 +47,27 @@ def _load(choice: KernelChoice, dtype: torch.dtype, device: torch.device, thread
     return Kernels(compiled(), threads)
 
 
-def uses_triton(choice: KernelChoice, dtype: torch.dtype, device: torch.device) -> bool:
-    """Return whether attention is computed by Triton's kernels. Raise ModelConfigError when it should and cannot be."""
-    if choice != "triton":
+def uses_triton(choice: KernelChoice, dtype: torch.dtype, device: torch.device, *, strict: bool) -> bool:
+    """Return whether Triton's kernels compute attention, and with `strict` determinism products: where they are
+    chosen, and on GPUs if it is strict. Raise ModelConfigError when they should and cannot.
+    """
+    is_chosen = choice == "triton"
+    if not is_chosen and not (strict and choice == "auto" and device.type == "cuda"):
         return False
     if reason := _why_no_triton(dtype, device):
-        raise ModelConfigError(f"engine.kernels: triton {reason}; or use auto")
-    LOG.info("attention runs on Triton's kernels")
+        field = "engine.kernels: triton" if is_chosen else "determinism: strict on a GPU"
+        raise ModelConfigError(f"{field} needs {reason}; or use {'auto' if is_chosen else 'relaxed'}")
+    LOG.info("Triton's kernels compute %s", "attention and products" if strict else "attention")
     return True
 
 
 def _why_no_triton(dtype: torch.dtype, device: torch.device) -> str:
     if dtype not in _TRITON_DTYPES:
-        return "needs dtype bfloat16 or float32"
+        return "dtype bfloat16 or float32"
     if importlib.util.find_spec("triton") is None:
-        return "needs the package triton, which torch brings along on Linux"
+        return "the package triton, which comes with torch on Linux"
     if device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
-        return "needs a GPU"
+        return "a GPU"
     return ""
 
 

@@ -185,17 +185,21 @@ def build_runner(
     is_strict = config.model.determinism == "strict"
     group = RankGroup.join(rank, world, init_method, device, sums_in_order=is_strict)
     dtype: torch.dtype = getattr(torch, config.model.dtype)
-    kernels = choose_kernels(config.engine.kernels, dtype, device, share_of_cores(world), required=is_strict)
+    by_triton = uses_triton(config.engine.kernels, dtype, device, strict=is_strict)
+    kernels = choose_kernels(
+        config.engine.kernels, dtype, device, share_of_cores(world), required=is_strict and not by_triton
+    )
+    linears = Linears(kernels, config.model.quantization, by_triton=by_triton and is_strict)
     # Weights first: automatic KV memory is a share of what they leave.
     with torch.inference_mode():
         weights = Weights(model_dir / WEIGHTS_FILE, dtype, device)
-        model = Llama(weights, decoder, group, config.model.context_tokens, Linears(kernels, config.model.quantization))
+        model = Llama(weights, decoder, group, config.model.context_tokens, linears)
     shape, info = _plan_memory(config, decoder, group, dtype, device, _eos_token_ids(model_dir, decoder))
     cache = PagedKvCache(shape, dtype, device)
     host = HostKv(info.host_slots, cache)
     grammar = LazyGrammar(model_dir, info.eos_token_ids, info.vocab_size)
     forced = config.engine.max_forced_tokens
-    if not uses_triton(config.engine.kernels, dtype, device):
+    if not by_triton:
         backend = attention_backend(shape, dtype, device, kernels)
         return TorchRunner(model, cache, host, backend, info, group, grammar, forced)
     triton_backend, steps = _triton_parts(config, decoder, model, cache, group)
@@ -212,7 +216,10 @@ def _triton_parts(
 
     context, tensor = config.model.context_tokens, cache.tensor
     heads = HeadShare.of(decoder, group).heads
-    backend = TritonAttention(cache.shape, heads, tensor.dtype, tensor.device, context)
+    is_strict = config.model.determinism == "strict"
+    backend = TritonAttention(
+        cache.shape, heads, tensor.dtype, tensor.device, context, batch_invariant=is_strict
+    )
     if group.world > 1:
         return backend, None
     steps = DecodeSteps(model, cache, backend, most_rows=config.engine.max_running, context_tokens=context)
