@@ -1,4 +1,4 @@
-"""Triton's kernels in its interpreter, for tests on CPUs. Import it before what imports the kernels."""
+"""Triton's kernels: compiled on GPUs, else in its interpreter. Import it before what imports the kernels."""
 
 import os
 from collections.abc import Iterator
@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-if not torch.cuda.is_available():
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+if DEVICE.type == "cpu":
     os.environ["TRITON_INTERPRET"] = "1"  # read where a kernel is defined
 interpreter = pytest.importorskip("triton.runtime.interpreter")
 
-interpreted = pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU the kernels are compiled: test_on_gpu.py")
+interpreted = pytest.mark.skipif(
+    DEVICE.type != "cpu", reason="its tensors are on the CPU, where kernels are interpreted"
+)
 
 
 @contextmanager

@@ -46,7 +46,7 @@ def assert_close(of: Layer, cuts: Sequence[Sequence[int]], block_tokens: int = 1
         torch.testing.assert_close(out.double(), expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("group", "head_dim"), [(1, 64), (3, 34), (8, 80), (20, 16)])
+@pytest.mark.parametrize(("group", "head_dim"), [(1, 64), (3, 34), (8, 24), (20, 10)])
 def test_a_mixed_batch_is_the_plain_backends(group: int, head_dim: int) -> None:
     assert_close(layer(LENGTHS, group=group, head_dim=head_dim), [BEFORE, NOW])
 

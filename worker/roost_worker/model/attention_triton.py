@@ -26,7 +26,8 @@ PREFILL_ROWS = 64
 """Most queries of a prefill tile, over the heads that share a KV head."""
 FEWEST_ROWS = 16
 """Rows of the smallest product of tensor cores."""
-KEYS = 64
+KEYS, KEYS_IN_FLOAT32 = 64, 32
+"""Keys of a tile: in float32 more do not fit the shared memory of smaller GPUs."""
 SEGMENT_TOKENS = 512
 MOST_SEGMENTS = 64
 """Of a decode row. Behind long contexts segments are longer than SEGMENT_TOKENS."""
@@ -103,7 +104,8 @@ class TritonAttention:
         return TritonMetadata(batch, decode, prefill, tables, self._most_segments)
 
     def _segments(self, tokens: int) -> int:
-        return -(-tokens // self._segment)
+        segments: int = triton.cdiv(tokens, self._segment)
+        return segments
 
     def attend(self, qkv: Tensor, heads: Heads, rotary: RotaryTable, kv: LayerKv, metadata: TritonMetadata) -> Tensor:
         query = self._write_heads(qkv, heads, rotary, kv, metadata.batch)
@@ -114,9 +116,7 @@ class TritonAttention:
             self._prefill(query, kv, metadata, out)
         return out.view(len(out), -1)
 
-    def _write_heads(
-        self, qkv: Tensor, heads: Heads, rotary: RotaryTable, kv: LayerKv, batch: BatchTensors
-    ) -> Tensor:
+    def _write_heads(self, qkv: Tensor, heads: Heads, rotary: RotaryTable, kv: LayerKv, batch: BatchTensors) -> Tensor:
         assert qkv.is_contiguous()
         tokens, kv_heads, head_dim = len(qkv), self._shape.kv_heads, self._shape.head_dim
         query = qkv.new_empty(tokens, self._heads, head_dim)
@@ -160,7 +160,7 @@ class TritonAttention:
             "HEAD_DIM": self._shape.head_dim,
             "DIMS": self._dims,
             "BLOCK_TOKENS": self._shape.block_tokens,
-            "KEYS": KEYS,
+            "KEYS": KEYS_IN_FLOAT32 if self._wide else KEYS,
             "WIDE": self._wide,
         }
 

@@ -145,7 +145,7 @@ class DecodeSteps:
             step.graph, pool = graph, graph.pool()
 
     def _run_before_capture(self, step: _Step) -> None:
-        stream = torch.cuda.Stream()
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # untyped in torch
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(_RUNS_BEFORE_CAPTURE):

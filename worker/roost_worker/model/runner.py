@@ -217,9 +217,7 @@ def _triton_parts(
     context, tensor = config.model.context_tokens, cache.tensor
     heads = HeadShare.of(decoder, group).heads
     is_strict = config.model.determinism == "strict"
-    backend = TritonAttention(
-        cache.shape, heads, tensor.dtype, tensor.device, context, batch_invariant=is_strict
-    )
+    backend = TritonAttention(cache.shape, heads, tensor.dtype, tensor.device, context, batch_invariant=is_strict)
     if group.world > 1:
         return backend, None
     steps = DecodeSteps(model, cache, backend, most_rows=config.engine.max_running, context_tokens=context)

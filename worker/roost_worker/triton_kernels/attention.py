@@ -4,10 +4,11 @@ Softmax is computed as the keys come, a tile at a time (Dao et al., 2022, FlashA
 share a KV head are rows of one product. Decode rows divide their keys into segments, which are attended to at the same
 time and merged by `merge_segments` (Dao et al., 2023, Flash-Decoding).
 
-Tiles of queries are rows of a table, [tiles, 4] int64: the batch's row of the first token; how many tokens, 0 for a tile
-that pads the batch; the first token's position; and the row of its sequence in the block tables. Block tables are
-[sequences, blocks] int64, `table_stride` apart. Keys and values are [blocks, BLOCK_TOKENS, KV_HEADS, HEAD_DIM]; blocks are `block_stride`
-elements apart. Queries and outputs are [tokens, heads, HEAD_DIM], contiguous, with GROUP heads to a KV head.
+Tiles of queries are rows of a table, [tiles, 4] int64: the batch's row of the first token; how many tokens, 0 for a
+tile that pads the batch; the first token's position; and the row of its sequence in the block tables. Block tables are
+[sequences, blocks] int64, `table_stride` apart. Keys and values are [blocks, BLOCK_TOKENS, KV_HEADS, HEAD_DIM], blocks
+`block_stride` elements apart. Queries and outputs are [tokens, heads, HEAD_DIM], contiguous, with GROUP heads to a KV
+head.
 """
 
 import triton
