@@ -1,11 +1,12 @@
 """Steps over real gRPC, a real Redis and a null worker."""
 
 import asyncio
+from typing import Any
 
 import grpc
 import pytest
 
-from gateway_driver import POOL, Rig, StepLog, World, fault, publish_pool, reason, step_request, world
+from gateway_driver import LIMIT_SECONDS, POOL, Rig, StepLog, World, fault, publish_pool, reason, step_request, world
 from null_script import BASE_ID, Script, token_text
 from redis_servers import RedisServer
 from roost import wire_steps
@@ -13,11 +14,14 @@ from roost.contract.events import Committed, Event
 from roost.contract.loghash import extend, pack_ids
 from roost.contract.reasons import Reason
 from roost.store.records import AlreadyCommitted, Began, BeginRequest
+from roost.store.redis_store import RedisStore
 from roost.v1 import session_service_pb2 as pb
 from roost_gateway.core.caller import ANYONE
 from roost_gateway.core.facts import FactsCache
 from roost_gateway.fleet import grace
+from roost_gateway.step import steps
 from roost_gateway.step.call import StepCall
+from roost_gateway.step.relay import Relay
 
 
 def expected(tokens: int) -> tuple[list[int], str]:
@@ -102,6 +106,33 @@ async def test_a_committed_step_does_not_fail_when_the_gateway_cannot_count_it(
     async with world(redis_server) as w:
         assert (await w.caller.step(step_request(await w.caller.open()))).committed is not None
     assert "ZeroDivisionError" in caplog.text
+
+
+@pytest.mark.parametrize("broken", ["__init__", "generate"])
+async def test_a_step_that_failed_may_come_again_at_once(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    """Also when its attempt ends in the store long after it has failed in the gateway."""
+    abort = RedisStore.abort
+    async with world(redis_server) as w:
+        session = await w.caller.open()
+
+        async def late(*arguments: Any) -> int | None:
+            for _ in range(20):
+                await w.caller.get(session.id)
+            return await abort(*arguments)
+
+        def fails(*_: object) -> None:
+            raise ZeroDivisionError
+
+        with monkeypatch.context() as patch:
+            patch.setattr(steps, "GIVE_UP_SECONDS", LIMIT_SECONDS)
+            patch.setattr(RedisStore, "abort", late)
+            patch.setattr(Relay, broken, fails)
+            with pytest.raises(grpc.aio.AioRpcError) as error:
+                await w.caller.step(step_request(session, "a"))
+            assert reason(error) == Reason.INTERNAL
+        assert (await w.caller.step(step_request(session, "b"))).committed is not None
 
 
 async def test_history_is_streamed_to_a_worker_that_lacks_it(redis_server: RedisServer) -> None:

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from counting_worker import CountingWorker
 from gateway_driver import LIMIT_SECONDS, POOL, Rig, StepLog, step_request
 from leases import lease_of
 from null_script import BASE_ID, Script
-from null_worker import NullWorker
 from roost.contract.pool_document import PoolDocument
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
@@ -31,40 +31,12 @@ from roost_worker.server.trunk import Trunks, TrunkStream
 from step_attempts import attempt_of, descriptor_of
 
 TOKENS = 8
+BOOT = "boot"
 IDS = [BASE_ID + number for number in range(TOKENS)]
 
 
-class CountingWorker(NullWorker):
-    """Counts trunks, and the Generate calls that come without one."""
-
-    knows_trunks = True
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.opened_trunks = self.open_trunks = self.plain_calls = 0
-
-    async def Trunk(self, requests: Any, context: Any) -> None:  # noqa: N802
-        self.opened_trunks += 1
-        if not self.knows_trunks:
-            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "Method not found!")
-        self.open_trunks += 1
-        try:
-            await super().Trunk(requests, context)
-        finally:
-            self.open_trunks -= 1
-            self._happened()
-
-    async def Generate(self, requests: Any, context: Any) -> None:  # noqa: N802
-        self.plain_calls += not isinstance(context, TrunkStream)
-        await super().Generate(requests, context)
-
-
-class OlderWorker(CountingWorker):
-    knows_trunks = False
-
-
-async def _worker(rig: Rig, kind: type[CountingWorker] = CountingWorker, **script: Any) -> CountingWorker:
-    return await rig.run(kind(rig.redis.url, POOL, script=Script(tokens=TOKENS, **script)))
+async def _worker(rig: Rig, **script: Any) -> CountingWorker:
+    return await rig.run(CountingWorker(rig.redis.url, POOL, script=Script(tokens=TOKENS, **script)))
 
 
 async def test_the_steps_of_all_sessions_share_one_trunk(rig: Rig) -> None:
@@ -78,33 +50,6 @@ async def test_the_steps_of_all_sessions_share_one_trunk(rig: Rig) -> None:
     assert [log.ids for log in logs] == [IDS] * 4
     await worker.until(lambda: len(worker.commits) == 4)
     assert (worker.opened_trunks, worker.plain_calls) == (1, 0)
-
-
-async def test_steps_at_a_worker_that_knows_no_trunk_have_calls_of_their_own(rig: Rig) -> None:
-    worker = await _worker(rig, OlderWorker, hang_after=5, ask_history=True)
-    caller, logs = rig.caller(await rig.gateway()), [StepLog() for _ in range(3)]
-    sessions = [await caller.open() for _ in logs]
-    steps = [rig.spawn(caller.step(step_request(session), log)) for session, log in zip(sessions, logs, strict=True)]
-    for log in logs:
-        await log.has(5)
-    worker.resume_output.set()
-    await asyncio.gather(*steps)
-    asked = worker.opened_trunks  # once or, by a step that came as the answer did, twice
-    again = await caller.step(step_request(sessions[0], "s2"))
-    assert [log.ids for log in (*logs, again)] == [IDS] * 4
-    await worker.until(lambda: len(worker.commits) == 4)
-    assert (worker.opened_trunks, worker.plain_calls) == (asked, 4)
-
-
-async def test_a_client_that_leaves_an_older_worker_cancels_its_attempt_there(rig: Rig) -> None:
-    worker = await _worker(rig, OlderWorker, hang_after=5)
-    caller, log = rig.caller(await rig.gateway()), StepLog()
-    session = await caller.open()
-    call = rig.spawn(caller.step(step_request(session), log))
-    await log.has(5)
-    call.cancel()
-    async with asyncio.timeout(LIMIT_SECONDS):
-        await worker.until(lambda: worker.cancels == [f"{session.id}"])
 
 
 async def test_a_client_that_leaves_takes_no_other_step_along(rig: Rig) -> None:
@@ -216,7 +161,7 @@ class PlainEcho(Echo):
 async def test_a_channel_that_is_closed_ends_its_streams(servicer: type[Echo]) -> None:
     async with _serving(servicer()) as channel:
         journal = Journal()
-        call = await channel.generate("", [], journal, 0)
+        call = await channel.generate("", [], journal, 0, BOOT)
         await call.write(wpb.GenerateRequest(start=wpb.Start(system="x")))
         await channel.aclose()
         async with asyncio.timeout(LIMIT_SECONDS):
@@ -229,7 +174,7 @@ async def test_a_channel_that_is_closed_ends_its_streams(servicer: type[Echo]) -
 async def test_a_stream_that_is_left_hears_nothing_more(servicer: type[Echo]) -> None:
     async with _serving(servicer()) as channel:
         journal = Journal()
-        call = await channel.generate("", [], journal, 0)
+        call = await channel.generate("", [], journal, 0, BOOT)
         await call.write(wpb.GenerateRequest(start=wpb.Start(system="x")))
         call.leave()
         await channel.aclose()
@@ -251,8 +196,8 @@ async def test_a_step_that_is_too_long_for_its_worker_breaks_no_other() -> None:
     short = wpb.GenerateRequest(start=wpb.Start(system="short"))
     async with _serving(Echo()) as channel:
         other, refused = Journal(), Journal()
-        call = await channel.generate("", [], other, short.ByteSize())
-        await (await channel.generate("", [], refused, long.ByteSize())).write(long)
+        call = await channel.generate("", [], other, short.ByteSize(), BOOT)
+        await (await channel.generate("", [], refused, long.ByteSize(), BOOT)).write(long)
         async with asyncio.timeout(LIMIT_SECONDS):
             await refused.over.wait()
             assert refused.error is not None
@@ -305,7 +250,7 @@ async def _play(actions: list[tuple[int, str]]) -> None:
 
 async def _play_on(channel: WorkerChannel, actions: list[tuple[int, str]]) -> None:
     journals = [Journal() for _ in range(5)]
-    calls = [await channel.generate("", [], journal, 0) for journal in journals]
+    calls = [await channel.generate("", [], journal, 0, BOOT) for journal in journals]
     said: list[list[str]] = [[] for _ in calls]
     last: list[str] = ["" for _ in calls]
     for number, action in actions:

@@ -13,7 +13,8 @@ DETERMINISMS = ("relaxed", "strict")
 Determinism = Literal["relaxed", "strict"]
 QUANTIZATIONS = ("none", "int8")
 Quantization = Literal["none", "int8"]
-KERNELS = ("auto", "torch")
+KERNELS = ("auto", "torch", "triton")
+KernelChoice = Literal["auto", "torch", "triton"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +87,10 @@ class EngineConfig:
     max_draft_tokens: int = 16
     """Most tokens that are guessed at once from the context of a sequence whose request allows it; 0 guesses none."""
 
-    kernels: Literal["auto", "torch"] = "auto"
-    """What computes the model on CPUs: `auto` kernels that are compiled for the machine, where there is a compiler;
-    `torch` torch's operators."""
+    kernels: KernelChoice = "auto"
+    """What computes the model: `auto` on CPUs kernels that are compiled for the machine, where there is a compiler, and
+    on GPUs torch's operators; `torch` those everywhere; `triton`, on GPUs, Triton's kernels for attention and, with one
+    rank, a CUDA graph for each decode step."""
 
     def __post_init__(self) -> None:
         if self.kernels not in KERNELS:

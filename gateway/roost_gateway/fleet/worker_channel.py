@@ -49,19 +49,20 @@ class WorkerChannel:
         self.stub: WorkerServiceAsyncStub = WorkerServiceStub(self._channel)
         self._trunks: dict[str, Trunk] = {}
         """By the pool's secret, with which a trunk is opened."""
-        self._knows_trunks = True
-        """False once the worker has answered that it knows none."""
+        self._boot_without_trunks: str | None = None
+        """The start of the worker that has answered that it knows none. It is asked again at its next start: a worker
+        that is upgraded in place keeps its address, and so this channel."""
         self._retired = False
 
     async def generate(
-        self, secret: str, trace: Metadata, reader: GenerateReader, first_bytes: int
+        self, secret: str, trace: Metadata, reader: GenerateReader, first_bytes: int, boot: str
     ) -> GenerateCall | None:
         """Opens a Generate stream, on the trunk if the worker knows trunks and its first message, of `first_bytes`, is
-        not long. Returns None if the channel was retired.
+        not long. `boot` is the worker's start, of its lease. Returns None if the channel was retired.
 
         Raises AioRpcError.
         """
-        while self._knows_trunks and not self._retired and first_bytes <= LONG_BYTES:
+        while boot != self._boot_without_trunks and not self._retired and first_bytes <= LONG_BYTES:
             trunk = self._trunk(secret)
             try:
                 await trunk.known()
@@ -69,7 +70,7 @@ class WorkerChannel:
                 if error.code() is not grpc.StatusCode.UNIMPLEMENTED:
                     raise
                 log.info("the worker at %s is older than this gateway: each step has a call of its own", self.address)
-                self._knows_trunks = False
+                self._boot_without_trunks = boot
             else:
                 if trunk.is_usable:
                     return trunk.open(dict(trace), reader)

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 from roost.contract.budgets import BudgetScope, BudgetStatus
@@ -32,7 +32,7 @@ from roost_gateway.telemetry import StepFigures, Telemetry
 log = logging.getLogger(__name__)
 
 GIVE_UP_SECONDS = 1.0
-"""How long a refusal waits until its attempt has ended in the store, which may be away."""
+"""How long an error waits until its attempt has ended in the store, which may be away."""
 
 
 class RunningStep:
@@ -166,9 +166,9 @@ class Steps:
             self._telemetry.name_step(call.request.session_id, began.descriptor.model)
             step.attempt = attempt = StepAttempt(call, began, step.outbox)
             relay = Relay(attempt, self._store, self._fleet, self._placement, self._telemetry)
-        except Exception:
+        except Exception as error:
             if isinstance(began, Began):
-                self._background.spawn(self._abort(call.request.session_id, began.ref))
+                await self._end(self._abort(call.request.session_id, began.ref), error)
             raise
         with self._renewal.renewing(attempt), self._placement.counting(attempt):
             try:
@@ -240,10 +240,7 @@ class Steps:
             fault_point("gateway.finished")
             committed = await commit(self._store, attempt, stream.worker_id, self._placement.learn_counter)
         except BaseException as error:
-            giving_up = self._clean_up(attempt, relay, error)
-            if giving_up is not None and isinstance(error, Refused):
-                # Who is refused may come again at once, and shall not find the session busy.
-                await asyncio.wait([giving_up], timeout=GIVE_UP_SECONDS)
+            await self._clean_up(attempt, relay, error)
             raise
         self._background.spawn(stream.commit(committed.head))
         try:
@@ -272,20 +269,25 @@ class Steps:
             evict = self._fleet.clients.evict(former.pool, workers, former.session_id, attempt.ref.epoch)
             self._background.spawn(evict)
 
-    def _clean_up(self, attempt: StepAttempt, relay: Relay, error: BaseException) -> "asyncio.Task[None] | None":
-        """Frees what the attempt holds, unless another attempt has the step now or may resume it. Returns the task that
-        ends it in the store."""
+    async def _clean_up(self, attempt: StepAttempt, relay: Relay, error: BaseException) -> None:
+        """Frees what the attempt holds, unless another attempt has the step now or may resume it."""
         resumed_later = isinstance(error, Refused) and error.reason in (Reason.ATTEMPT_FENCED, Reason.COMMIT_UNKNOWN)
         in_doubt = attempt.committing and isinstance(error, asyncio.CancelledError)
         if attempt.fenced or self.closing or resumed_later or in_doubt:
             if relay.stream is not None:
                 relay.stream.leave()
-            return None
+            return
         if relay.stream is not None:
             self._background.spawn(relay.stream.cancel())
-        giving_up = asyncio.create_task(self._give_up(attempt))
-        self._background.adopt(giving_up)
-        return giving_up
+        await self._end(self._give_up(attempt), error)
+
+    async def _end(self, abort: Coroutine[Any, Any, Any], error: BaseException) -> None:
+        """Ends a failed attempt in the store, and waits for that if a client hears of the error: it may come again at
+        once, and shall not find the session busy. A step that was cut off waits for nothing."""
+        ending = asyncio.create_task(abort)
+        self._background.adopt(ending)
+        if isinstance(error, Exception):
+            await asyncio.wait([ending], timeout=GIVE_UP_SECONDS)
 
     async def _give_up(self, attempt: StepAttempt) -> None:
         counter = await self._abort(attempt.session_id, attempt.ref, attempt.done)

@@ -100,6 +100,7 @@ class WorkerStream:
         """
         self.worker_id = worker.worker_id
         self.channel = clients.channel(worker.address)
+        self._boot = worker.lease.boot
         self._clients = clients
         self._first = worker_requests.start(attempt) if earlier is None else worker_requests.resume(attempt, earlier)
         self._history = SessionHistory(store, attempt.descriptor)
@@ -128,7 +129,7 @@ class WorkerStream:
         secret, trace = self._clients.secret(self._attempt.pool.pool), trace_metadata()
         size = self._first.ByteSize()
         try:
-            while (call := await self.channel.generate(secret, trace, self, size)) is None:
+            while (call := await self.channel.generate(secret, trace, self, size, self._boot)) is None:
                 self.channel = self._clients.channel(self.channel.address)
         except grpc.aio.AioRpcError as error:
             raise classify(error) from error

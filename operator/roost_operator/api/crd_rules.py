@@ -6,6 +6,7 @@ Rules are keyed by the path of the object that they are about; `[]` stands for t
 from collections.abc import Mapping
 
 from roost_operator.api.fields import LONGEST_NAME, POOL_NAME
+from roost_operator.api.model_spec import STRICT_NEEDS_KERNELS
 
 MOST_RANKS = 16
 """Devices that one pod can have; all ranks of a worker share a pod in v1alpha1."""
@@ -76,6 +77,11 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
             "!has(self.tokenSecretRef) || self.source.startsWith('hf://')",
             "tokenSecretRef is for hf:// sources only; remove it",
             fieldPath=".tokenSecretRef",
+        ),
+        _rule(
+            "self.determinism != 'strict' || (self.dtype != 'float64' && self.engine.kernels != 'torch')",
+            STRICT_NEEDS_KERNELS,
+            fieldPath=".determinism",
         ),
     ),
     "spec.models[].engine": (

@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from roost_operator.api.fields import Fields, Label, ModelName, Source, one_of
 from roost_operator.api.quantity import memory_bytes, optional_memory_bytes
-from roost_worker.config import BLOCK_TOKENS, Determinism, Dtype, EngineConfig, Quantization
+from roost_worker.config import BLOCK_TOKENS, Determinism, Dtype, EngineConfig, KernelChoice, Quantization
 from roost_worker.engine.policies import DEFAULT_POLICY, POLICIES
 
 
@@ -78,8 +78,14 @@ def _text_of(quantity: Any) -> Any:
     return str(quantity) if isinstance(quantity, int) and not isinstance(quantity, bool) else quantity
 
 
+STRICT_NEEDS_KERNELS = (
+    "determinism: strict needs kernels: set dtype to bfloat16 or float32 and engine.kernels to auto or triton, or use "
+    "relaxed"
+)
+
+
 class EngineSpec(Fields):
-    """How much runs at once on a worker."""
+    """How much runs at once on a worker, and what computes it."""
 
     max_running: int = Field(default=32, ge=1, le=4096, description="Most steps that a worker computes at once.")
     max_batch_tokens: int = Field(
@@ -91,6 +97,12 @@ class EngineSpec(Fields):
         le=60_000,
         description="How long a batch that generates tokens should take at most: a slower one gets less of the prompts "
         "that are computed beside them, so that running steps keep their pace. 0: no goal.",
+    )
+    kernels: KernelChoice = Field(
+        default="auto",
+        description="What computes the model. auto: on CPUs kernels that are compiled for the machine, where the "
+        "workers' image has a C++ compiler, else torch's operators. torch: these everywhere. triton: on GPUs, Triton's "
+        "kernels for attention and, with tensorParallel 1, a CUDA graph for each decode step; measure before.",
     )
 
     @model_validator(mode="after")
@@ -132,7 +144,7 @@ class ModelSpec(Fields):
         default="relaxed",
         description="Whether a session continues bit for bit alike wherever and however often its KV is computed. "
         "relaxed: alike but for rounding, which may decide between tokens that are nearly as likely. strict: to the "
-        "bit, also in bfloat16; for workers on CPUs with a C++ compiler in their image, the others do not start.",
+        "bit, in bfloat16 or float32; on CPUs workers start only with a C++ compiler in their image.",
     )
     tensor_parallel: int = Field(default=1, ge=1, le=64, description="Ranks that share one copy of the model.")
     context_tokens: int = Field(default=2048, ge=64, le=1_048_576, description="Longest log of a session, in tokens.")
@@ -143,7 +155,15 @@ class ModelSpec(Fields):
         "what comes after the dropped thinking is computed again.",
     )
     kv_cache: KvCacheSpec = Field(default_factory=KvCacheSpec, description="How a worker's KV memory is used.")
-    engine: EngineSpec = Field(default_factory=EngineSpec, description="How much runs at once on a worker.")
+    engine: EngineSpec = Field(
+        default_factory=EngineSpec, description="How much runs at once on a worker, and what computes it."
+    )
     token_secret_ref: TokenSecretRef | None = Field(
         default=None, description="Secret with the token that hf:// sources need. Used on Kubernetes only."
     )
+
+    @model_validator(mode="after")
+    def _strict_has_kernels(self) -> Self:
+        if self.determinism == "strict" and (self.dtype == "float64" or self.engine.kernels == "torch"):
+            raise ValueError(STRICT_NEEDS_KERNELS)
+        return self

@@ -40,6 +40,7 @@ def worker_config(
             max_running=model.engine.max_running,
             max_batch_tokens=model.engine.max_batch_tokens,
             step_goal_seconds=model.engine.step_goal_milliseconds / 1000,
+            kernels=model.engine.kernels,
         ),
         store_url=store_url,
         pool_secret=pool_secret,

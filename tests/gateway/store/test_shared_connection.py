@@ -188,6 +188,46 @@ async def test_a_closed_connection_ends_its_calls(redis_server: RedisServer, raw
         await call
 
 
+async def test_calls_that_wait_for_a_connection_fail_when_it_is_closed() -> None:
+    """As those do that wait for a reply; only a call that is cancelled itself hears of a cancellation."""
+    connections, accepted, ended = list[Connection](), asyncio.Event(), asyncio.Event()
+
+    def new_connection() -> Connection:
+        connections.append(Connection(port=port, socket_timeout=None))  # which is the shared connection's own matter
+        return connections[-1]
+
+    async def says_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        accepted.set()
+        await reader.read()
+        ended.set()
+        writer.close()
+
+    async with await asyncio.start_server(says_nothing, "127.0.0.1") as silent:
+        port = silent.sockets[0].getsockname()[1]
+        connection = SharedConnection(new_connection, PATIENCE_SECONDS)
+        waiting, cancelled = [asyncio.create_task(connection.call(packed("PING"))) for _ in range(2)]
+        await accepted.wait()
+        cancelled.cancel()
+        await connection.aclose()
+        with pytest.raises(NoConnectionError, match="closed"):
+            await waiting
+        with pytest.raises(asyncio.CancelledError):
+            await cancelled
+        with pytest.raises(NoConnectionError, match="closed"):
+            await connection.call(packed("PING"))
+        assert [opened.is_connected for opened in connections] == [False]
+        await ended.wait()
+
+
+async def test_calls_fail_when_their_connection_is_closed_before_it_begins_to_open() -> None:
+    connection = SharedConnection(lambda: Connection(port=1), PATIENCE_SECONDS)
+    call = asyncio.create_task(connection.call(packed("PING")))
+    await asyncio.sleep(0)  # it has called, and the task that opens has not begun
+    await connection.aclose()
+    with pytest.raises(NoConnectionError, match="closed"):
+        await call
+
+
 async def test_a_connection_that_is_closed_before_it_is_used_is_disconnected(redis_server: RedisServer) -> None:
     connection = Connection(port=redis_server.port)
     await connection.connect()

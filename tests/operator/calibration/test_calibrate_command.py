@@ -9,8 +9,10 @@ from typer.testing import CliRunner
 
 from roost_gateway.simulator.costs import WorkerCosts
 from roost_gateway.simulator.costs_file import costs_of
+from roost_operator.calibration import commands
 from roost_operator.calibration.commands import calibrate
 from roost_operator.calibration.comparison import Figures, compare
+from roost_worker.config import ModelConfig, WorkerConfig
 
 app = typer.Typer()
 app.command()(calibrate)
@@ -39,6 +41,8 @@ def test_it_writes_costs_that_simulate_reads_and_compares_them(tmp_path: Path) -
     [
         (("dummy://nothing",), "dummy://nothing is unknown; use one of"),
         (("dummy://llama-tiny", "--dtype", "int8"), "dtype: 'int8' is unknown"),
+        (("dummy://llama-tiny", "--quantization", "int4"), "quantization: 'int4' is unknown; use one of none, int8"),
+        (("dummy://llama-tiny", "--determinism", "lax"), "determinism: 'lax' is unknown; use one of relaxed, strict"),
         (("dummy://llama-tiny", "--max-batch-tokens", "2"), "must be at least maxRunning"),
     ],
 )
@@ -48,6 +52,25 @@ def test_a_wrong_choice_is_an_error_that_says_what_to_do(
     result = CliRunner().invoke(app, [*QUICK, *arguments, "--out", str(tmp_path / "costs.json")])
     assert result.exit_code == 1
     assert problem in result.output.replace("\n", " ")
+
+
+def test_it_measures_the_engine_that_a_pool_with_these_options_would_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configs: list[WorkerConfig] = []
+
+    async def measured(config: WorkerConfig, *_: object) -> None:
+        configs.append(config)
+        raise ValueError("enough")
+
+    monkeypatch.setattr(commands, "measure", measured)
+    chosen = ("--quantization", "int8", "--determinism", "strict", "--tensor-parallel", "2")
+    files = ("--out", str(tmp_path / "costs.json"), "--cache-dir", str(tmp_path / "cache"))
+    assert CliRunner().invoke(app, ["dummy://llama-tiny", *QUICK, *chosen, *files]).exit_code == 1
+    model = ModelConfig(
+        "calibrated", "dummy://llama-tiny", "float32", 2, 512, determinism="strict", quantization="int8"
+    )
+    assert [config.model for config in configs] == [model]
 
 
 def test_errors_are_relative_to_the_engine_and_the_median_of_rounds() -> None:

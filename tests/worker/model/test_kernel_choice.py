@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from compiled_kernels import needs_compiler
-from roost_worker.config import Quantization
+from roost_worker.config import KernelChoice, Quantization
 from roost_worker.convert.dummy import SPECS
 from roost_worker.model.config import ModelConfigError
-from roost_worker.model.kernel_choice import choose_kernels, share_of_cores
+from roost_worker.model.kernel_choice import choose_kernels, share_of_cores, uses_triton
 from roost_worker.model.runner import build_runner
 from runner_driver import Driver, Row, dummy_dir, prompts, worker_config
 
@@ -69,7 +69,7 @@ def test_compiled_kernels_are_chosen_and_torch_keeps_one_thread(caplog: pytest.L
     ],
 )
 def test_torch_is_chosen_for_a_reason(
-    choice: Literal["auto", "torch"],
+    choice: KernelChoice,
     dtype: torch.dtype,
     device: str,
     path: str,
@@ -89,6 +89,30 @@ def test_torch_is_chosen_for_a_reason(
 def test_strict_determinism_without_kernels_is_refused() -> None:
     with pytest.raises(ModelConfigError, match=r"strict needs compiled kernels.*none for float64; or use relaxed"):
         choose_kernels("auto", torch.float64, CPU, 1, required=True)
+
+
+@pytest.mark.parametrize(
+    ("choice", "device", "strict", "expected"),
+    [
+        ("triton", "cuda", False, True),
+        ("auto", "cuda", True, True),
+        ("auto", "cuda", False, False),
+        ("torch", "cuda", True, False),
+        ("auto", "cpu", True, False),
+    ],
+)
+def test_triton_is_chosen_or_for_strict_determinism_on_a_gpu(
+    choice: KernelChoice, device: str, strict: bool, expected: bool
+) -> None:
+    assert uses_triton(choice, torch.bfloat16, torch.device(device), strict=strict) is expected
+
+
+def test_triton_where_it_does_not_run_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(ModelConfigError, match="kernels: triton needs a GPU; or use auto"):
+        uses_triton("triton", torch.bfloat16, CPU, strict=False)
+    with pytest.raises(ModelConfigError, match="strict on a GPU needs dtype bfloat16 or float32; or use relaxed"):
+        uses_triton("auto", torch.float64, torch.device("cuda"), strict=True)
 
 
 @pytest.mark.parametrize(("given", "threads"), [("3", 3), ("4,2", 4), ("", 8), ("many", 8), ("0", 8)])

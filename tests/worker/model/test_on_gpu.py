@@ -1,5 +1,6 @@
 """A CUDA device computes what the CPU computes. The rest of this folder runs on a device too, where there is one."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,20 @@ def test_a_gpu_draws_the_tokens_that_the_cpu_draws(name: str, tmp_path: Path) ->
     for one, other in zip(*(_generate(runner) for runner in runners), strict=True):
         assert one.output == other.output
         np.testing.assert_allclose(one.logprobs, other.logprobs, rtol=0, atol=1e-9)
+
+
+def test_decode_steps_as_graphs_draw_the_tokens_of_steps_that_are_launched(tmp_path: Path) -> None:
+    config = worker_config("bfloat16", context_tokens=512, memory_bytes=32 << 20)
+    config = replace(config, engine=replace(config.engine, kernels="triton"))
+    runner = build_runner(config, dummy_dir("qwen3-tiny", tmp_path, "bfloat16"))
+    steps = runner._decode_steps
+    assert steps is not None
+    graphs = _generate(runner)
+    assert all(step.graph is not None for step in steps._steps.values())
+    for step in steps._steps.values():
+        step.graph = None
+    for row, launched in zip(graphs, _generate(runner), strict=True):
+        assert row.output == launched.output
 
 
 @pytest.mark.skipif(torch.cuda.device_count() != 1, reason="needs one CUDA device and no more")

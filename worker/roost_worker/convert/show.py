@@ -19,6 +19,7 @@ def describe(model: PreparedModel) -> list[tuple[str, str]]:
     return [
         ("source", model.source),
         ("revision", model.revision),
+        ("in int8", model.revision_in("int8")),
         ("folder", str(model.path)),
         ("dtype", model.dtype),
         ("model type", document["model_type"]),

@@ -22,6 +22,8 @@ DTYPES = (torch.float32, torch.bfloat16)
 class Kernels:
     """The kernels, the threads that share their work, and memory for weights. Used by one thread at a time.
 
+    A kernel raises MemoryError when the system gives no memory for what it needs beside its results.
+
     Raises:
         NoKernelsError: the library does not load.
     """
@@ -162,7 +164,14 @@ def _open(path: Path) -> ctypes.CDLL:
     for name, (result, arguments) in _FUNCTIONS.items():
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments
+        if name in _KERNELS:
+            function.errcheck = _check_memory
     return library
+
+
+def _check_memory(has_run: int, function: Any, _arguments: object) -> None:
+    if not has_run:
+        raise MemoryError(f"no memory for the batch in {function.__name__}")
 
 
 _FUNCTIONS = {
@@ -178,10 +187,12 @@ _FUNCTIONS = {
         [c_void_p, c_void_p, c_int, c_void_p, c_void_p, c_void_p, c_void_p, c_float, c_int64, c_int64, c_int],
     ),
     "roost_linear_free": (None, [c_void_p]),
-    "roost_linear": (None, [c_void_p, c_void_p, c_void_p, c_int64, c_void_p, c_void_p]),
-    "roost_write_heads": (None, [c_void_p, c_int, POINTER(Projected), POINTER(PagedKv), c_void_p]),
+    "roost_linear": (c_int, [c_void_p, c_void_p, c_void_p, c_int64, c_void_p, c_void_p]),
+    "roost_write_heads": (c_int, [c_void_p, c_int, POINTER(Projected), POINTER(PagedKv), c_void_p]),
     "roost_attend": (
-        None,
+        c_int,
         [c_void_p, c_int, c_void_p, POINTER(PagedKv), c_int64, c_void_p, c_int64, c_void_p, c_void_p],
     ),
 }
+_KERNELS = ("roost_linear", "roost_write_heads", "roost_attend")
+"""They return 0 when there is no memory for what they need beside their results."""

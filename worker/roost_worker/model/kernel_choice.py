@@ -1,20 +1,22 @@
-"""Which kernels a rank computes with: those compiled for its machine, or torch's operators."""
+"""Which kernels a rank computes with: compiled for its machine, Triton's, or torch's operators."""
 
+import importlib.util
 import logging
 import os
-from typing import Literal
 
 import torch
 
+from roost_worker.config import KernelChoice
 from roost_worker.kernels.compiler import NoKernelsError, compiled
 from roost_worker.kernels.library import DTYPES, Kernels
 from roost_worker.model.config import ModelConfigError
 
 LOG = logging.getLogger(__name__)
+_TRITON_DTYPES = (torch.float32, torch.bfloat16)
 
 
 def choose_kernels(
-    choice: Literal["auto", "torch"], dtype: torch.dtype, device: torch.device, threads: int, *, required: bool = False
+    choice: KernelChoice, dtype: torch.dtype, device: torch.device, threads: int, *, required: bool = False
 ) -> Kernels | None:
     """Return the compiled kernels, or None where torch's operators do the work; one line of the log says which.
 
@@ -35,14 +37,38 @@ def choose_kernels(
     return kernels
 
 
-def _load(choice: Literal["auto", "torch"], dtype: torch.dtype, device: torch.device, threads: int) -> Kernels:
-    if choice == "torch":
-        raise NoKernelsError("engine.kernels is torch")
+def _load(choice: KernelChoice, dtype: torch.dtype, device: torch.device, threads: int) -> Kernels:
+    if choice != "auto":
+        raise NoKernelsError(f"engine.kernels is {choice}")
     if device.type != "cpu":
         raise NoKernelsError("the model is on a GPU")
     if dtype not in DTYPES:
         raise NoKernelsError(f"there are none for {str(dtype).removeprefix('torch.')}")
     return Kernels(compiled(), threads)
+
+
+def uses_triton(choice: KernelChoice, dtype: torch.dtype, device: torch.device, *, strict: bool) -> bool:
+    """Return whether Triton's kernels compute attention, and with `strict` determinism products: where they are
+    chosen, and on GPUs if it is strict. Raise ModelConfigError when they should and cannot.
+    """
+    is_chosen = choice == "triton"
+    if not is_chosen and not (strict and choice == "auto" and device.type == "cuda"):
+        return False
+    if reason := _why_no_triton(dtype, device):
+        field = "engine.kernels: triton" if is_chosen else "determinism: strict on a GPU"
+        raise ModelConfigError(f"{field} needs {reason}; or use {'auto' if is_chosen else 'relaxed'}")
+    LOG.info("Triton's kernels compute %s", "attention and products" if strict else "attention")
+    return True
+
+
+def _why_no_triton(dtype: torch.dtype, device: torch.device) -> str:
+    if dtype not in _TRITON_DTYPES:
+        return "dtype bfloat16 or float32"
+    if importlib.util.find_spec("triton") is None:
+        return "the package triton, which comes with torch on Linux"
+    if device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+        return "a GPU"
+    return ""
 
 
 def share_of_cores(ranks: int) -> int:

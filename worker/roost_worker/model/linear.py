@@ -33,6 +33,8 @@ class Linears:
     kernels: Kernels | None = None
     """For weights of `roost_worker.kernels.library.DTYPES` on the CPU."""
     quantization: Quantization = "none"
+    by_triton: bool = False
+    """Whether the products are `TritonLinear`'s, which do not depend on the batch."""
 
     def of(
         self,
@@ -51,10 +53,20 @@ class Linears:
             gated: the outputs are gates and then as many values; results are silu(gate) * value (Shazeer, 2020).
         """
         int8 = Int8Weight.of(weight, group.largest(largest_of(weight))) if self.quantization == "int8" else None
+        if self.by_triton:
+            from roost_worker.model.linear_triton import TritonLinear  # here, because it needs triton
+
+            return TritonLinear(weight if int8 is None else int8.dense(), bias, norm, gated)
         if self.kernels is None:
             return TorchLinear(weight if int8 is None else int8.dense(), bias, norm, gated)
         norm_weight, eps = (None, 0.0) if norm is None else (norm.weight, norm.eps)
         return self.kernels.pack(weight if int8 is None else int8, bias, norm=norm_weight, eps=eps, gated=gated)
+
+
+def gate(product: Tensor) -> Tensor:
+    """Return silu(gates) * values of a product [rows, gates and then as many values]."""
+    gates, values = product.chunk(2, dim=-1)
+    return functional.silu(gates).mul_(values)
 
 
 class TorchLinear:
@@ -77,8 +89,7 @@ class TorchLinear:
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         product = self._multiply(x if self._norm is None else self._norm(x))
         if self._gated:
-            gates, values = product.chunk(2, dim=-1)
-            product = functional.silu(gates).mul_(values)
+            product = gate(product)
         return product if residual is None else residual + product
 
     def _multiply(self, x: Tensor) -> Tensor:

@@ -146,11 +146,10 @@ class Llama:
         self._head = VocabularyHead(head, norm, group, linears)
         self._rotary = RotaryTable.build(config, positions, weights.dtype, weights.device)
 
-    def __call__(self, batch: BatchTensors, cache: PagedKvCache, backend: AttentionBackend) -> Tensor | None:
+    def __call__(self, batch: BatchTensors, cache: PagedKvCache, metadata: BatchMetadata) -> Tensor | None:
         """Return logits [sampled rows, vocabulary] on rank 0; None on other ranks, and when nothing is sampled."""
         x = functional.embedding(batch.token_ids, self._embedding)
         rotary = self._rotary.at(batch.positions)
-        metadata = BatchMetadata(backend, backend.prepare(batch))
         for layer, kv in zip(self._layers, cache.layers, strict=True):
             x = layer(x, rotary, metadata, kv)
         if batch.sample_rows.numel() == 0:

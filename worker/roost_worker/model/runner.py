@@ -17,7 +17,7 @@ from roost_worker.model.attention_kernels import attention_backend
 from roost_worker.model.batch import build_batch
 from roost_worker.model.config import DecoderConfig, read_config
 from roost_worker.model.host_kv import HostKv
-from roost_worker.model.kernel_choice import choose_kernels, share_of_cores
+from roost_worker.model.kernel_choice import choose_kernels, share_of_cores, uses_triton
 from roost_worker.model.kv_cache import (
     KvShape,
     PagedKvCache,
@@ -29,13 +29,14 @@ from roost_worker.model.kv_cache import (
 )
 from roost_worker.model.layers import HeadShare
 from roost_worker.model.linear import Linears
-from roost_worker.model.llama import Llama
+from roost_worker.model.llama import BatchMetadata, Llama
 from roost_worker.model.loader import WEIGHTS_FILE, Weights
 from roost_worker.model.parallel import RankGroup
 from roost_worker.model.sampler import Sampler
 
 if TYPE_CHECKING:
     from roost_worker.grammar import GrammarCompiler, GrammarState
+    from roost_worker.model.decode_steps import DecodeSteps
 
 
 class LazyGrammar:
@@ -78,11 +79,13 @@ class TorchRunner:
         group: RankGroup,
         grammar: LazyGrammar,
         max_forced_tokens: int,
+        decode_steps: "DecodeSteps | None" = None,
     ) -> None:
         self._model = model
         self._cache = cache
         self._host = host
         self._backend = backend
+        self._decode_steps = decode_steps
         self._info = info
         self._group = group
         self._grammar = grammar
@@ -140,8 +143,10 @@ class TorchRunner:
         """Run the forward pass; return logits [draws, vocabulary] of `BatchTensors.sample_rows` on rank 0, or None."""
         if not plan.chunks:
             return None
+        if self._decode_steps is not None and self._decode_steps.take(plan.chunks):
+            return self._decode_steps.run(plan.chunks)
         batch = build_batch(plan.chunks, self._cache.shape.block_tokens, self._cache.tensor.device)
-        return self._model(batch, self._cache, self._backend)
+        return self._model(batch, self._cache, BatchMetadata(self._backend, self._backend.prepare(batch)))
 
     def close(self) -> None:
         """End the followers and leave the group. It is not an error if a follower has ended already."""
@@ -180,17 +185,45 @@ def build_runner(
     is_strict = config.model.determinism == "strict"
     group = RankGroup.join(rank, world, init_method, device, sums_in_order=is_strict)
     dtype: torch.dtype = getattr(torch, config.model.dtype)
-    kernels = choose_kernels(config.engine.kernels, dtype, device, share_of_cores(world), required=is_strict)
+    by_triton = uses_triton(config.engine.kernels, dtype, device, strict=is_strict)
+    kernels = choose_kernels(
+        config.engine.kernels, dtype, device, share_of_cores(world), required=is_strict and not by_triton
+    )
+    linears = Linears(kernels, config.model.quantization, by_triton=by_triton and is_strict)
     # Weights first: automatic KV memory is a share of what they leave.
     with torch.inference_mode():
         weights = Weights(model_dir / WEIGHTS_FILE, dtype, device)
-        model = Llama(weights, decoder, group, config.model.context_tokens, Linears(kernels, config.model.quantization))
+        model = Llama(weights, decoder, group, config.model.context_tokens, linears)
     shape, info = _plan_memory(config, decoder, group, dtype, device, _eos_token_ids(model_dir, decoder))
     cache = PagedKvCache(shape, dtype, device)
     host = HostKv(info.host_slots, cache)
     grammar = LazyGrammar(model_dir, info.eos_token_ids, info.vocab_size)
-    backend = attention_backend(shape, dtype, device, kernels)
-    return TorchRunner(model, cache, host, backend, info, group, grammar, config.engine.max_forced_tokens)
+    forced = config.engine.max_forced_tokens
+    if not by_triton:
+        backend = attention_backend(shape, dtype, device, kernels)
+        return TorchRunner(model, cache, host, backend, info, group, grammar, forced)
+    triton_backend, steps = _triton_parts(config, decoder, model, cache, group)
+    return TorchRunner(model, cache, host, triton_backend, info, group, grammar, forced, steps)
+
+
+def _triton_parts(
+    config: WorkerConfig, decoder: DecoderConfig, model: Llama, cache: PagedKvCache, group: RankGroup
+) -> "tuple[AttentionBackend, DecodeSteps | None]":
+    """Return attention by Triton's kernels and, for a rank that is alone, decode steps of static shapes."""
+    # Here, because they need triton.
+    from roost_worker.model.attention_triton import TritonAttention
+    from roost_worker.model.decode_steps import DecodeSteps
+
+    context, tensor = config.model.context_tokens, cache.tensor
+    heads = HeadShare.of(decoder, group).heads
+    is_strict = config.model.determinism == "strict"
+    backend = TritonAttention(cache.shape, heads, tensor.dtype, tensor.device, context, batch_invariant=is_strict)
+    if group.world > 1:
+        return backend, None
+    steps = DecodeSteps(model, cache, backend, most_rows=config.engine.max_running, context_tokens=context)
+    if tensor.is_cuda:
+        steps.capture()
+    return backend, steps
 
 
 def _plan_memory(

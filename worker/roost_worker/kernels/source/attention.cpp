@@ -1,6 +1,7 @@
 // Attention of a mixed batch over paged KV: how its work is divided among threads. attention_tile.h has the arithmetic.
 #include <atomic>
 #include <memory>
+#include <new>
 #include <vector>
 
 #include "attention_tile.h"
@@ -224,7 +225,10 @@ void attend(Threads* threads, const void* query, const PagedKv& kv, int64_t head
 
 using namespace roost;
 
-extern "C" void roost_attend(Threads* threads, int is_bfloat16, const void* query, const PagedKv* kv, int64_t heads,
-                             const Span* spans, int64_t count, const int64_t* tables, void* out) {
+extern "C" int roost_attend(Threads* threads, int is_bfloat16, const void* query, const PagedKv* kv, int64_t heads,
+                            const Span* spans, int64_t count, const int64_t* tables, void* out) try {
   (is_bfloat16 ? attend<Bfloat16Words> : attend<FloatWords>)(threads, query, *kv, heads, spans, count, tables, out);
+  return 1;
+} catch (const std::bad_alloc&) {
+  return 0;
 }

@@ -1,7 +1,8 @@
 // The kernels as `roost_worker.kernels.library` declares them: plain C functions over addresses and sizes.
 //
 // Tensors are contiguous where nothing else is said. `is_bfloat16` tells the element type of all tensors that have no
-// type of their own: bfloat16, or else float.
+// type of their own: bfloat16, or else float. Kernels that return int return 0 when there is not enough memory, after
+// which what they write is not to be used, else 1.
 #pragma once
 
 #include <cstdint>
@@ -39,18 +40,18 @@ roost::Linear* roost_linear_new(roost::Threads* threads, roost::WeightMemory* me
 void roost_linear_free(roost::Linear* linear);
 
 // x [rows, inputs] -> out [rows, results], plus `residual` [rows, results] unless it is null.
-void roost_linear(roost::Threads* threads, const roost::Linear* linear, const void* x, int64_t rows,
-                  const void* residual, void* out);
+int roost_linear(roost::Threads* threads, const roost::Linear* linear, const void* x, int64_t rows,
+                 const void* residual, void* out);
 
 // Norms, rotates and scales a batch's queries, into query [tokens, heads, head_dim], and writes its keys, treated alike
 // but for the scale, and values into kv. Blocks and places differ from token to token.
-void roost_write_heads(roost::Threads* threads, int is_bfloat16, const roost::Projected* projected,
-                       const roost::PagedKv* kv, void* query);
+int roost_write_heads(roost::Threads* threads, int is_bfloat16, const roost::Projected* projected,
+                      const roost::PagedKv* kv, void* query);
 
 // Causal grouped-query attention of query [tokens, heads, head_dim] over kv, into out [tokens, heads, head_dim].
 // `spans` [count] cover all tokens; `tables` holds the ids of each sequence's blocks, up to the last token of its span.
 // A token's output depends on its query and on its sequence's keys and values up to its position only, bit for bit.
-void roost_attend(roost::Threads* threads, int is_bfloat16, const void* query, const roost::PagedKv* kv, int64_t heads,
-                  const roost::Span* spans, int64_t count, const int64_t* tables, void* out);
+int roost_attend(roost::Threads* threads, int is_bfloat16, const void* query, const roost::PagedKv* kv, int64_t heads,
+                 const roost::Span* spans, int64_t count, const int64_t* tables, void* out);
 
 }  // extern "C"

@@ -260,7 +260,10 @@ extern "C" Linear* roost_linear_new(Threads* threads, WeightMemory* memory, int 
 
 extern "C" void roost_linear_free(Linear* linear) { delete linear; }
 
-extern "C" void roost_linear(
-    Threads* threads, const Linear* linear, const void* x, int64_t rows, const void* residual, void* out) {
+extern "C" int roost_linear(
+    Threads* threads, const Linear* linear, const void* x, int64_t rows, const void* residual, void* out) try {
   linear->run(*threads, x, rows, residual, out);
+  return 1;
+} catch (const std::bad_alloc&) {
+  return 0;
 }

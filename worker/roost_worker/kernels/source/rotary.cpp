@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <new>
 #include <vector>
 
 #include "kernels.h"
@@ -112,7 +113,10 @@ void write_heads(Threads* threads, const Projected& projected, const PagedKv& kv
 
 using namespace roost;
 
-extern "C" void roost_write_heads(Threads* threads, int is_bfloat16, const Projected* projected, const PagedKv* kv,
-                                  void* query) {
+extern "C" int roost_write_heads(Threads* threads, int is_bfloat16, const Projected* projected, const PagedKv* kv,
+                                 void* query) try {
   (is_bfloat16 ? write_heads<Bfloat16Words> : write_heads<FloatWords>)(threads, *projected, *kv, query);
+  return 1;
+} catch (const std::bad_alloc&) {
+  return 0;
 }

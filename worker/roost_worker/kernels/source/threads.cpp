@@ -1,6 +1,7 @@
 #include "threads.h"
 
 #include <chrono>
+#include <new>
 #include <system_error>
 #include <utility>
 
@@ -78,6 +79,7 @@ void Threads::share(int64_t pieces, int helpers, Piece call, const void* work) {
   call_.store(call, std::memory_order_relaxed);
   work_.store(work, std::memory_order_relaxed);
   done_.store(0, std::memory_order_relaxed);
+  out_of_memory_.store(false, std::memory_order_relaxed);
   const uint64_t number = (job_.load(std::memory_order_relaxed) >> (2 * kPieceBits)) + 1;
   job_.store(number << (2 * kPieceBits) | static_cast<uint64_t>(pieces) << kPieceBits, std::memory_order_release);
   helpers = static_cast<int>(std::min<int64_t>(helpers, pieces - 1));
@@ -93,6 +95,7 @@ void Threads::share(int64_t pieces, int helpers, Piece call, const void* work) {
   const int64_t now = microseconds(), waited = now - ended;
   const int64_t piece = (ended - begun) / std::max<int64_t>(taken, 1);
   limit_.ended(now, (pieces - taken) * piece, waited > kStall + kStallPieces * piece ? waited : 0);
+  if (out_of_memory_.load(std::memory_order_relaxed)) throw std::bad_alloc();
 }
 
 void Threads::await(int64_t pieces) {
@@ -106,7 +109,11 @@ bool Threads::take_one() {
     const Piece call = call_.load(std::memory_order_relaxed);
     const void* work = work_.load(std::memory_order_relaxed);
     if (job_.compare_exchange_weak(job, job + 1, std::memory_order_acq_rel, std::memory_order_acquire)) {
-      call(work, static_cast<int64_t>(next_of(job)));
+      try {
+        call(work, static_cast<int64_t>(next_of(job)));
+      } catch (const std::bad_alloc&) {
+        out_of_memory_.store(true, std::memory_order_relaxed);
+      }
       if (done_.fetch_add(1, std::memory_order_acq_rel) + 1 == pieces_of(job)) done_.notify_one();
       return true;
     }

@@ -28,7 +28,8 @@ class Threads {
   int count() const { return static_cast<int>(helpers_.size()) + 1; }
 
   // Calls work(piece) for each piece of 0 .. pieces - 1, in any order and on any thread; returns when all have
-  // returned. Not to be called from two threads, or from within a piece.
+  // returned. Not to be called from two threads, or from within a piece. Throws std::bad_alloc when a piece has, on
+  // whatever thread, once no piece runs any more.
   template <class Work>
   void run(int64_t pieces, const Work& work) {
     for (int64_t first = 0; first < pieces; first += kMostPieces)
@@ -70,6 +71,7 @@ class Threads {
   std::atomic<Piece> call_{nullptr};
   std::atomic<const void*> work_{nullptr};
   alignas(64) std::atomic<uint32_t> done_{0};
+  std::atomic<bool> out_of_memory_{false};  // in a piece of the job
   std::atomic<bool> closing_{false};
   // Helpers read what is above.
   std::vector<std::unique_ptr<Helper>> helpers_;

@@ -1,0 +1,52 @@
+"""Compiles Triton's kernels for a GPU, which need not be there: `python -m triton_targets 90 bf16`."""
+
+import sys
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from roost_worker.triton_kernels.attention import attend_segments, attend_tiles, merge_segments
+from roost_worker.triton_kernels.heads import write_heads
+from roost_worker.triton_kernels.product import multiply
+
+SIZES = {"KV_HEADS": 8, "GROUP": 2, "HEAD_DIM": 128, "DIMS": 128, "BLOCK_TOKENS": 16, "KEYS": 64}
+HEADS = {"HEADS": 16, "HEAD_DIM": 128, "DIMS": 128}
+FLAGS = {"NORMS": True, "ROTATES": True, "SCALES": True}
+TILES = {"ROW_TILE": 64, "OUTPUT_TILE": 64, "INPUT_TILE": 64}
+CONSTANTS: list[tuple[Any, dict[str, Any]]] = [
+    (attend_tiles, SIZES | {"ROWS": 64}),
+    (attend_segments, SIZES | {"ROWS": 16}),
+    (merge_segments, HEADS),
+    (write_heads, HEADS | FLAGS | {"KV_HEADS": 8, "ROWS": 32}),
+    (multiply, TILES | {"INPUTS": 1024, "OUTPUTS": 4096, "HAS_BIAS": True}),
+]
+WHOLE_NUMBERS = ("tiles", "tables", "blocks", "offsets")
+FLOATS = ("sums", "tops", "totals")
+SCALARS = {"eps": "fp32", "scale": "fp32"}
+INTEGERS = ("table_stride", "block_stride", "SEGMENT", "segments", "rows")
+
+
+def argument_type(name: str, dtype: str) -> str:
+    """Of an argument that is not a constant, in Triton's words."""
+    if name in WHOLE_NUMBERS:
+        return "*i64"
+    if name in FLOATS:
+        return "*fp32"
+    if name in INTEGERS:
+        return "i32"
+    return SCALARS.get(name, f"*{dtype}")
+
+
+def compile_kernels(capability: int, dtype: str) -> None:
+    target = GPUTarget("cuda", capability, 32)
+    for kernel, constants in CONSTANTS:
+        values = constants | ({"WIDE": dtype == "fp32"} if "WIDE" in kernel.arg_names else {})
+        types = {name: "constexpr" if name in values else argument_type(name, dtype) for name in kernel.arg_names}
+        compiled = triton.compile(ASTSource(kernel, types, constexprs=values), target=target)
+        print(kernel.__name__, f"{compiled.metadata.shared} bytes of shared memory")
+
+
+if __name__ == "__main__":
+    compile_kernels(int(sys.argv[1]), sys.argv[2])

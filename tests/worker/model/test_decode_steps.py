@@ -1,0 +1,69 @@
+"""Decode steps of static shapes draw what batches of any shape draw. On GPUs they are CUDA graphs."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import interpreted_kernels  # noqa: F401  before what imports the kernels
+from roost_worker.config import KernelChoice
+from roost_worker.engine.plan import BatchPlan
+from roost_worker.model.decode_sizes import decode_sizes, padded_size
+from roost_worker.model.decode_steps import DecodeSteps
+from roost_worker.model.runner import TorchRunner, build_runner
+from runner_driver import Driver, Row, dummy_dir, prompts, worker_config
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 8, 33, 64, 65, 100, 256])
+def test_every_batch_has_a_size_that_wastes_little(most: int) -> None:
+    sizes = decode_sizes(most)
+    assert list(sizes) == sorted(set(sizes))
+    assert padded_size(most + 1, sizes) is None
+    for rows in range(1, most + 1):
+        size = padded_size(rows, sizes)
+        assert size is not None
+        assert 0 <= size - rows < (8 if rows <= 64 else 32)
+
+
+def runner_of(folder: Path, kernels: KernelChoice, name: str = "qwen3-tiny") -> TorchRunner:
+    config = worker_config("float32", context_tokens=128, max_running=6)
+    engine = replace(config.engine, kernels=kernels)
+    return build_runner(replace(config, engine=engine), dummy_dir(name, folder, "float32"))
+
+
+def generated(runner: TorchRunner, prompts_: Sequence[Sequence[int]], tokens: int) -> list[Row]:
+    driver = Driver(runner)
+    rows = [driver.open(ids) for ids in prompts_]
+    driver.generate(rows, tokens, chunk=24)
+    return rows
+
+
+@pytest.mark.parametrize("name", ["qwen3-tiny", "smollm2-tiny"])
+def test_static_steps_draw_the_tokens_of_batches_of_any_shape(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prompts end at different times, so that mixed batches and steps of one, two and three rows take turns."""
+    expected = generated(runner_of(tmp_path, "torch", name), prompts(3, 15), 7)
+    sizes: list[int] = []
+    run = DecodeSteps.run
+    monkeypatch.setattr(DecodeSteps, "run", lambda steps, chunks: sizes.append(len(chunks)) or run(steps, chunks))
+    rows = generated(runner_of(tmp_path, "triton", name), prompts(3, 15), 7)
+    assert set(sizes) >= {2, 3}
+    for row, plain in zip(rows, expected, strict=True):
+        assert row.output == plain.output
+        np.testing.assert_allclose(row.logprobs, plain.logprobs, rtol=0, atol=2e-4)
+
+
+def test_rows_that_pad_a_step_leave_the_null_block_alone_and_what_is_not_drawn_is_left_out(tmp_path: Path) -> None:
+    runner = runner_of(tmp_path, "triton")
+    driver = Driver(runner)
+    rows = [driver.open(ids) for ids in prompts(3, 2)]
+    driver.step([(row, 8) for row in rows])
+    rows[1].ids += [7, 8]  # so that its next token is not its last
+    sampled = driver.step([(row, 1) for row in rows])
+    assert [drawn.slot for drawn in sampled] == [rows[0].slot, rows[2].slot]
+    assert not runner._cache.tensor[0].any()
+    chunk = replace(driver.chunk(rows[1], 1), sample=False)
+    assert runner.run(BatchPlan((chunk,))).sampled == ()

@@ -1,0 +1,88 @@
+"""Attention by Triton's kernels, interpreted, against the plain backend in float64."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from attention_driver import CPU, AttentionDriver, Layer, layer
+from interpreted_kernels import interpreted
+from reference_attention import ReferenceAttention
+from roost_worker.model import attention_triton
+from roost_worker.model.attention import AttentionBackend
+from roost_worker.model.attention_triton import TritonAttention
+from roost_worker.model.kv_cache import KvShape
+
+pytestmark = interpreted
+
+LENGTHS = (3, 40, 64, 65, 129)
+"""At, before and after the edges of blocks, of tiles of keys and of segments."""
+BEFORE, NOW = (2, 0, 63, 5, 128), (1, 40, 1, 60, 1)
+"""Decode rows, chunks from the start and behind a context."""
+
+
+@pytest.fixture(autouse=True)
+def short_segments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that short contexts have several."""
+    monkeypatch.setattr(attention_triton, "SEGMENT_TOKENS", 64)
+
+
+def attended(of: Layer, cuts: Sequence[Sequence[int]], *, plain: bool, block_tokens: int = 16) -> list[Tensor]:
+    """Each sequence's outputs of the last batch of `cuts`."""
+
+    def backend(shape: KvShape, dtype: torch.dtype) -> AttentionBackend:
+        if plain:
+            return ReferenceAttention(dtype, CPU)
+        return TritonAttention(shape, of.heads.share.heads, dtype, CPU, 256)
+
+    driver = AttentionDriver(of, backend, block_tokens)
+    return [driver.attend(*tokens) for tokens in cuts][-1]
+
+
+def assert_close(of: Layer, cuts: Sequence[Sequence[int]], block_tokens: int = 16) -> None:
+    exact = attended(of.to(torch.float64), cuts, plain=True, block_tokens=block_tokens)
+    for out, expected in zip(attended(of, cuts, plain=False, block_tokens=block_tokens), exact, strict=True):
+        torch.testing.assert_close(out.double(), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("group", "head_dim"), [(1, 64), (3, 34), (8, 24), (20, 10)])
+def test_a_mixed_batch_is_the_plain_backends(group: int, head_dim: int) -> None:
+    assert_close(layer(LENGTHS, group=group, head_dim=head_dim), [BEFORE, NOW])
+
+
+@pytest.mark.parametrize("block_tokens", [32, 128])
+def test_any_block_size(block_tokens: int) -> None:
+    assert_close(layer((150, 70), head_dim=16), [(99, 69), (51, 1)], block_tokens)
+
+
+@pytest.mark.parametrize(
+    "kwargs", [{"rotates": False}, {"norms": True}, {"scales": True}, {"norms": True, "scales": True, "head_dim": 10}]
+)
+def test_any_kind_of_heads(kwargs: dict[str, bool]) -> None:
+    assert_close(layer((40, 30), **kwargs), [(20, 29), (20, 1)])
+
+
+def test_bfloat16_is_stored_as_it_was_projected() -> None:
+    """Triton's interpreter does not round to bfloat16, but cuts off, so that outputs are compared coarsely."""
+    of = layer((70, 40), torch.bfloat16)
+    exact = attended(of.to(torch.float64), [(69, 30), (1, 10)], plain=True)
+    for out, expected in zip(attended(of, [(69, 30), (1, 10)], plain=False), exact, strict=True):
+        torch.testing.assert_close(out.double(), expected, atol=5e-2, rtol=5e-2)
+
+
+def test_decode_and_prefill_of_any_chunks_agree() -> None:
+    of = layer((40,), head_dim=16)
+
+    def outputs(tokens: int) -> Tensor:
+        return AttentionDriver(
+            of, lambda shape, dtype: TritonAttention(shape, 6, dtype, CPU, 256), 16
+        ).attend_in_chunks(tokens)
+
+    for tokens in (1, 17):
+        torch.testing.assert_close(outputs(tokens), outputs(40), atol=1e-6, rtol=1e-6)
+
+
+def test_a_context_has_a_bounded_number_of_segments() -> None:
+    backend = TritonAttention(KvShape(2, 1, 16, 1, 8), 1, torch.float32, CPU, 1 << 20)
+    assert backend._most_segments == attention_triton.MOST_SEGMENTS
