@@ -215,10 +215,7 @@ def test_every_fault_is_told_at_once_with_its_line() -> None:
         ("a: [1\n", "is not valid YAML"),
         ("? [a, b]\n: c\n", "pool.yaml:1: is not valid YAML: found unhashable key"),
         ("a: 2020-13-45\n", "is not valid YAML: month must be"),
-        (
-            "a: 1\nb: !!python/object:os.system {}\n",
-            "pool.yaml:2: is not valid YAML: could not determine",
-        ),
+        ("a: 1\nb: !!python/object:os.system {}\n", "pool.yaml:2: is not valid YAML: could not determine"),
         ("a: &x [*x]\n", "is nested without end"),
         ("- a\n", "start with apiVersion"),
         ("kind: AgentPool\nspec: {}\nkind: AgentPool\n", "pool.yaml:3: kind: is given twice"),

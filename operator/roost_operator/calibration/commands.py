@@ -15,10 +15,12 @@ from roost_operator.calibration.calibration import Check, Measured, check, measu
 from roost_operator.calibration.comparison import GOAL, Comparison
 from roost_worker.config import (
     DETERMINISMS,
+    KERNELS,
     QUANTIZATIONS,
     Determinism,
     Dtype,
     EngineConfig,
+    KernelChoice,
     ModelConfig,
     Quantization,
     WorkerConfig,
@@ -34,6 +36,7 @@ def calibrate(
     dtype: Annotated[str, typer.Option(help="bfloat16, float32, or float64 (dummy:// only)")] = "bfloat16",
     quantization: Annotated[str, typer.Option(help=f"Of the weights: {', '.join(QUANTIZATIONS)}")] = "none",
     determinism: Annotated[str, typer.Option(help=f"Of the engine: {', '.join(DETERMINISMS)}")] = "relaxed",
+    kernels: Annotated[str, typer.Option(help=f"Of the engine: {', '.join(KERNELS)}")] = "auto",
     tensor_parallel: Annotated[int, typer.Option(min=1, help="Ranks of the engine.")] = 1,
     context_tokens: Annotated[int, typer.Option(min=512, help="Longest context.")] = 8192,
     max_running: Annotated[int, typer.Option(min=1, help="Requests that run at once.")] = 32,
@@ -61,7 +64,8 @@ def calibrate(
             determinism=cast(Determinism, determinism),
             quantization=cast(Quantization, quantization),
         )
-        config = WorkerConfig("roost/calibrate", model, engine=EngineConfig(max_running, max_batch_tokens))
+        engine = EngineConfig(max_running, max_batch_tokens, kernels=cast(KernelChoice, kernels))
+        config = WorkerConfig("roost/calibrate", model, engine=engine)
         model_dir = ModelStore(cache_dir).prepare(source, dtype, _progress).path
         measured = asyncio.run(measure(config, model_dir, repeats, _say))
         out.write_text(json.dumps(asdict(measured.costs), indent=1) + "\n")
