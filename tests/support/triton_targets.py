@@ -12,20 +12,23 @@ from roost_worker.triton_kernels.heads import write_heads
 from roost_worker.triton_kernels.product import multiply
 
 SIZES = {"KV_HEADS": 8, "GROUP": 2, "HEAD_DIM": 128, "DIMS": 128, "BLOCK_TOKENS": 16, "KEYS": 64}
+LONG_HEADS = {"GROUP": 20, "HEAD_DIM": 256, "DIMS": 256, "KEYS": 32}
+SEGMENTS = {"SEGMENTS": 64, "LEAST": 512}
 HEADS = {"HEADS": 16, "HEAD_DIM": 128, "DIMS": 128}
 FLAGS = {"NORMS": True, "ROTATES": True, "SCALES": True}
 TILES = {"ROW_TILE": 64, "OUTPUT_TILE": 64, "INPUT_TILE": 64}
 CONSTANTS: list[tuple[Any, dict[str, Any]]] = [
     (attend_tiles, SIZES | {"ROWS": 64}),
-    (attend_segments, SIZES | {"ROWS": 16}),
-    (merge_segments, HEADS),
+    (attend_tiles, SIZES | LONG_HEADS | {"ROWS": 64}),
+    (attend_segments, SIZES | SEGMENTS | {"ROWS": 16}),
+    (merge_segments, HEADS | SEGMENTS),
     (write_heads, HEADS | FLAGS | {"KV_HEADS": 8, "ROWS": 32}),
     (multiply, TILES | {"INPUTS": 1024, "OUTPUTS": 4096, "HAS_BIAS": True}),
 ]
 WHOLE_NUMBERS = ("tiles", "tables", "blocks", "offsets")
 FLOATS = ("sums", "tops", "totals")
 SCALARS = {"eps": "fp32", "scale": "fp32"}
-INTEGERS = ("table_stride", "block_stride", "SEGMENT", "segments", "rows")
+INTEGERS = ("table_stride", "block_stride", "rows")
 
 
 def argument_type(name: str, dtype: str) -> str:

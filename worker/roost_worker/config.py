@@ -89,8 +89,8 @@ class EngineConfig:
 
     kernels: KernelChoice = "auto"
     """What computes the model: `auto` on CPUs kernels that are compiled for the machine, where there is a compiler, and
-    on GPUs torch's operators; `torch` those everywhere; `triton`, on GPUs, Triton's kernels for attention and, with one
-    rank, a CUDA graph for each decode step."""
+    on GPUs torch's operators, or with strict determinism as `triton`; `torch` torch's operators everywhere; `triton`,
+    on GPUs, Triton's kernels for attention and, with one rank, a CUDA graph for each decode step."""
 
     def __post_init__(self) -> None:
         if self.kernels not in KERNELS:

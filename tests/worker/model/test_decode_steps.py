@@ -10,13 +10,13 @@ import pytest
 import interpreted_kernels  # noqa: F401  before what imports the kernels
 from roost_worker.config import KernelChoice
 from roost_worker.engine.plan import BatchPlan
-from roost_worker.model.decode_sizes import decode_sizes, padded_size
+from roost_worker.model.decode_sizes import MOST_ROWS, decode_sizes, padded_size
 from roost_worker.model.decode_steps import DecodeSteps
 from roost_worker.model.runner import TorchRunner, build_runner
 from runner_driver import Driver, Row, dummy_dir, prompts, worker_config
 
 
-@pytest.mark.parametrize("most", [1, 2, 3, 8, 33, 64, 65, 100, 256])
+@pytest.mark.parametrize("most", [1, 2, 3, 8, 33, 64, 65, 100, MOST_ROWS])
 def test_every_batch_has_a_size_that_wastes_little(most: int) -> None:
     sizes = decode_sizes(most)
     assert list(sizes) == sorted(set(sizes))
@@ -25,6 +25,10 @@ def test_every_batch_has_a_size_that_wastes_little(most: int) -> None:
         size = padded_size(rows, sizes)
         assert size is not None
         assert 0 <= size - rows < (8 if rows <= 64 else 32)
+
+
+def test_steps_of_more_rows_have_no_size() -> None:
+    assert decode_sizes(MOST_ROWS + 1) == decode_sizes(MOST_ROWS)
 
 
 def runner_of(folder: Path, kernels: KernelChoice, name: str = "qwen3-tiny") -> TorchRunner:

@@ -102,15 +102,20 @@ def test_strict_determinism_without_kernels_is_refused() -> None:
     ],
 )
 def test_triton_is_chosen_or_for_strict_determinism_on_a_gpu(
-    choice: KernelChoice, device: str, strict: bool, expected: bool
+    choice: KernelChoice, device: str, strict: bool, expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("CC", "cc")
     assert uses_triton(choice, torch.bfloat16, torch.device(device), strict=strict) is expected
 
 
 def test_triton_where_it_does_not_run_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    for name in ("TRITON_INTERPRET", "CC"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(ModelConfigError, match="kernels: triton needs a GPU; or use auto"):
         uses_triton("triton", torch.bfloat16, CPU, strict=False)
+    with pytest.raises(ModelConfigError, match=r"a C compiler in the workers' image \(\$CC"):
+        uses_triton("triton", torch.bfloat16, torch.device("cuda"), strict=False)
     with pytest.raises(ModelConfigError, match="strict on a GPU needs dtype bfloat16 or float32; or use relaxed"):
         uses_triton("auto", torch.float64, torch.device("cuda"), strict=True)
 

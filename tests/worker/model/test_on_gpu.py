@@ -12,6 +12,7 @@ from follower_rank import spawn_rank
 from roost_worker.convert.dummy import SPECS
 from roost_worker.engine.messages import SamplingParams
 from roost_worker.model.config import ModelConfigError
+from roost_worker.model.logits import truncate
 from roost_worker.model.runner import TorchRunner, build_runner
 from runner_driver import Driver, Row, dummy_dir, on_cpu, prompts, worker_config
 
@@ -61,6 +62,16 @@ def test_decode_steps_as_graphs_draw_the_tokens_of_steps_that_are_launched(tmp_p
         step.graph = None
     for row, launched in zip(graphs, _generate(runner), strict=True):
         assert row.output == launched.output
+        np.testing.assert_array_equal(row.logprobs, launched.logprobs)
+
+
+def test_the_nucleus_of_a_row_does_not_depend_on_other_rows() -> None:
+    logits = torch.randn(5, 50_000, generator=torch.Generator().manual_seed(1)).cuda()
+    top_k, top_p = torch.zeros(5, dtype=torch.int64, device="cuda"), torch.full((5,), 0.7, device="cuda")
+    values, _ = truncate(logits, top_k, top_p)
+    for row in range(5):
+        rows = slice(row, row + 1)
+        assert torch.equal(truncate(logits[rows], top_k[rows], top_p[rows])[0], values[rows])
 
 
 @pytest.mark.skipif(torch.cuda.device_count() != 1, reason="needs one CUDA device and no more")

@@ -83,6 +83,14 @@ def test_decode_and_prefill_of_any_chunks_agree() -> None:
         torch.testing.assert_close(outputs(tokens), outputs(40), atol=1e-6, rtol=1e-6)
 
 
-def test_a_context_has_a_bounded_number_of_segments() -> None:
-    backend = TritonAttention(KvShape(2, 1, 16, 1, 8), 1, torch.float32, CPU, 1 << 20)
-    assert backend._most_segments == attention_triton.MOST_SEGMENTS
+def test_segments_of_a_long_context_are_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention_triton, "SEGMENT_TOKENS", 16)
+    monkeypatch.setattr(attention_triton, "MOST_SEGMENTS", 3)
+    assert_close(layer((130, 49, 17), head_dim=16), [(129, 48, 16), (1, 1, 1)])
+
+
+@pytest.mark.parametrize(
+    ("dims", "dtype", "keys"), [(128, torch.bfloat16, 64), (256, torch.bfloat16, 32), (128, torch.float32, 32)]
+)
+def test_tiles_of_keys_fit_shared_memory(dims: int, dtype: torch.dtype, keys: int) -> None:
+    assert attention_triton.keys_of_tile(dims, dtype) == keys

@@ -25,7 +25,8 @@ class Int8Weight:
         `largest` [outputs] is the largest absolute weight of each output, where `weight` has only some of its inputs.
         """
         wide = weight.float()
-        scales = (largest_of(weight) if largest is None else largest) / LARGEST
+        largest = largest_of(weight) if largest is None else largest
+        scales = largest / largest.new_tensor(LARGEST)  # GPUs multiply by the reciprocal of a number of Python's
         steps = wide / torch.where(scales > 0, scales, 1.0)[:, None]
         return cls(steps.round_().to(torch.int8), scales, weight.dtype)
 

@@ -21,16 +21,16 @@ from roost_worker.model.rotary import RotaryTable
 from roost_worker.triton_kernels.attention import attend_segments, attend_tiles, merge_segments
 from roost_worker.triton_kernels.heads import write_heads
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 PREFILL_ROWS = 64
 """Most queries of a prefill tile, over the heads that share a KV head."""
-FEWEST_ROWS = 16
-"""Rows of the smallest product of tensor cores."""
-KEYS, KEYS_IN_FLOAT32 = 64, 32
-"""Keys of a tile: in float32 more do not fit the shared memory of smaller GPUs."""
-SEGMENT_TOKENS = 512
-MOST_SEGMENTS = 64
-"""Of a decode row. Behind long contexts segments are longer than SEGMENT_TOKENS."""
+SMALLEST_SIDE = 16
+"""Of a product of tensor cores."""
+MOST_KEYS, KEY_TILE_BYTES = 64, 16 << 10
+"""Of a tile of keys: shared memory has several of keys and of values, and smaller GPUs have 99 KB of it."""
+SEGMENT_TOKENS, MOST_SEGMENTS = 512, 64
+"""Of a decode row. Behind long contexts segments are longer."""
+_WARP_NUMBERS = 1024
+"""Of a program of `write_heads`: 32 registers of each thread for each of the numbers that it keeps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +43,6 @@ class TritonMetadata:
     prefill: Tensor
     tables: Tensor
     """[sequences, most blocks] int64."""
-    segments: int
-    """At least as many as the longest decode row has."""
 
 
 class TritonAttention:
@@ -72,11 +70,13 @@ class TritonAttention:
         self._device = device
         # On CPUs the kernels are interpreted, and products of bfloat16 are wrong there (Triton 3.9.0).
         self._wide = dtype == torch.float32 or device.type == "cpu"
-        self._segment = max(SEGMENT_TOKENS, triton.next_power_of_2(-(-context_tokens // MOST_SEGMENTS)))
-        self._most_segments = self._segments(context_tokens)
-        self._dims = max(FEWEST_ROWS, triton.next_power_of_2(shape.head_dim))
-        self._decode_rows = max(FEWEST_ROWS, triton.next_power_of_2(self._group))
+        self._segments = min(MOST_SEGMENTS, triton.cdiv(context_tokens, SEGMENT_TOKENS))
+        self._dims = max(SMALLEST_SIDE, triton.next_power_of_2(shape.head_dim))
+        self._keys = keys_of_tile(self._dims, dtype)
+        self._decode_rows = max(SMALLEST_SIDE, triton.next_power_of_2(self._group))
         self._prefill_rows = max(PREFILL_ROWS, self._decode_rows)
+        self._head_rows = triton.next_power_of_2(heads + 2 * shape.kv_heads)
+        self._head_warps = min(16, max(4, self._head_rows * self._dims // _WARP_NUMBERS))
         self._scale = shape.head_dim**-0.5 * math.log2(math.e)
 
     def prepare(self, batch: BatchTensors) -> TritonMetadata:
@@ -93,7 +93,6 @@ class TritonAttention:
             decode=to_device(decode, self._device),
             prefill=to_device(prefill, self._device),
             tables=to_device(tables, self._device),
-            segments=self._segments(max((span.length for span in batch.decode), default=0)),
         )
 
     def prepare_step(self, batch: BatchTensors, tiles: Tensor, tables: Tensor) -> TritonMetadata:
@@ -101,11 +100,7 @@ class TritonAttention:
         token each, and block tables [rows, most blocks of any sequence]."""
         no_tiles = tiles[:0]
         decode, prefill = (no_tiles, tiles) if self._batch_invariant else (tiles, no_tiles)
-        return TritonMetadata(batch, decode, prefill, tables, self._most_segments)
-
-    def _segments(self, tokens: int) -> int:
-        segments: int = triton.cdiv(tokens, self._segment)
-        return segments
+        return TritonMetadata(batch, decode, prefill, tables)
 
     def attend(self, qkv: Tensor, heads: Heads, rotary: RotaryTable, kv: LayerKv, metadata: TritonMetadata) -> Tensor:
         query = self._write_heads(qkv, heads, rotary, kv, metadata.batch)
@@ -127,23 +122,23 @@ class TritonAttention:
             batch.kv_blocks, batch.kv_offsets,
             0.0 if heads.query_norm is None else heads.query_norm.eps, kv.keys.stride(0),
             HEADS=self._heads, KV_HEADS=kv_heads, HEAD_DIM=head_dim,
-            ROWS=triton.next_power_of_2(self._heads + 2 * kv_heads), DIMS=self._dims,
+            ROWS=self._head_rows, DIMS=self._dims, num_warps=self._head_warps,
             NORMS=heads.query_norm is not None, ROTATES=heads.rotates, SCALES=rotary.query_scale is not None,
         )  # fmt: skip
         return query
 
     def _decode(self, query: Tensor, kv: LayerKv, metadata: TritonMetadata, out: Tensor) -> None:
-        tiles, segments = len(metadata.decode), metadata.segments
+        tiles, segments = len(metadata.decode), self._segments
         sums = query.new_empty(tiles, self._heads, segments, self._shape.head_dim, dtype=torch.float32)
         tops, totals = (query.new_empty(tiles, self._heads, segments, dtype=torch.float32) for _ in range(2))
         attend_segments[(tiles, self._shape.kv_heads, segments)](
             query, kv.keys, kv.values, sums, tops, totals, metadata.decode, metadata.tables,
-            metadata.tables.stride(0), kv.keys.stride(0), self._scale, self._segment,
-            ROWS=self._decode_rows, **self._constants(),
+            metadata.tables.stride(0), kv.keys.stride(0), self._scale,
+            SEGMENTS=segments, LEAST=SEGMENT_TOKENS, ROWS=self._decode_rows, **self._constants(),
         )  # fmt: skip
         merge_segments[(tiles, self._heads)](
-            sums, tops, totals, out, metadata.decode, self._segment, segments,
-            HEADS=self._heads, HEAD_DIM=self._shape.head_dim, DIMS=self._dims,
+            sums, tops, totals, out, metadata.decode,
+            SEGMENTS=segments, LEAST=SEGMENT_TOKENS, HEADS=self._heads, HEAD_DIM=self._shape.head_dim, DIMS=self._dims,
         )  # fmt: skip
 
     def _prefill(self, query: Tensor, kv: LayerKv, metadata: TritonMetadata, out: Tensor) -> None:
@@ -160,9 +155,14 @@ class TritonAttention:
             "HEAD_DIM": self._shape.head_dim,
             "DIMS": self._dims,
             "BLOCK_TOKENS": self._shape.block_tokens,
-            "KEYS": KEYS_IN_FLOAT32 if self._wide else KEYS,
+            "KEYS": self._keys,
             "WIDE": self._wide,
         }
+
+
+def keys_of_tile(dims: int, dtype: torch.dtype) -> int:
+    """Return how many keys of `dims` numbers a tile has, a power of two."""
+    return max(SMALLEST_SIDE, min(MOST_KEYS, KEY_TILE_BYTES // (dims * dtype.itemsize)))
 
 
 def _tiles(spans: Sequence[Span], tokens: int, first_table: int) -> "np.ndarray":

@@ -76,24 +76,30 @@ class _Step:
             prefill=(),
         )
         self.metadata = BatchMetadata(backend, backend.prepare_step(self.batch, inputs.tiles, inputs.tables))
+        self._copied: torch.cuda.Event | None = None
+        """Passed once the GPU has read `_host`."""
+        if device.type == "cuda":
+            self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]  # untyped in torch
         self.graph: torch.cuda.CUDAGraph | None = None
-        self.logits: Tensor | None = None
-        """What the graph writes, [rows, vocabulary]."""
 
     def fill(self, chunks: Sequence[Chunk]) -> None:
         """Set the inputs. Rows without a chunk write KV nowhere and attend to nothing."""
+        if self._copied is not None:
+            self._copied.synchronize()
         inputs, count = self._inputs, len(chunks)
         starts = np.array([chunk.start for chunk in chunks])
         for row, chunk in enumerate(chunks):
-            inputs.tables[row, : len(chunk.block_ids)] = chunk.block_ids
+            inputs.tables[row, : len(chunk.block_ids)] = chunk.block_ids  # what is left behind these is never read
         inputs.token_ids[:count] = [chunk.token_ids[0] for chunk in chunks]
         inputs.positions[:count] = starts
-        inputs.kv_blocks[:count] = inputs.tables[np.arange(count), starts // self._block_tokens]
+        inputs.kv_blocks[:count] = [chunk.block_ids[chunk.start // self._block_tokens] for chunk in chunks]
         inputs.kv_offsets[:count] = starts % self._block_tokens
         inputs.tiles[:count] = np.stack((np.arange(count), np.ones_like(starts), starts, np.arange(count)), axis=1)
         for column in (inputs.token_ids, inputs.positions, inputs.kv_blocks, inputs.kv_offsets, inputs.tiles):
             column[count:] = 0
         self._numbers.copy_(self._host, non_blocking=True)
+        if self._copied is not None:
+            self._copied.record()
 
 
 class DecodeSteps:
@@ -107,8 +113,10 @@ class DecodeSteps:
         self._sizes = decode_sizes(most_rows)
         blocks = -(-context_tokens // cache.shape.block_tokens)
         self._steps = {size: _Step(size, blocks, cache, backend) for size in self._sizes}
+        self._logits: Tensor | None = None
+        """What all graphs write, [most rows, vocabulary]."""
 
-    def take(self, chunks: Sequence[Chunk]) -> bool:
+    def fits(self, chunks: Sequence[Chunk]) -> bool:
         """Return whether `chunks` are a decode step: one token of each sequence, and no more sequences than fit."""
         return len(chunks) <= self._sizes[-1] and all(len(chunk.token_ids) == 1 for chunk in chunks)
 
@@ -125,8 +133,8 @@ class DecodeSteps:
             logits = self._forward(step)
         else:
             step.graph.replay()
-            logits = step.logits
-        assert logits is not None
+            assert self._logits is not None
+            logits = self._logits
         rows = [row for row, chunk in enumerate(chunks) if chunk.sample]
         if len(rows) == len(chunks):
             return logits[: len(rows)]
@@ -134,23 +142,31 @@ class DecodeSteps:
 
     @torch.inference_mode()
     def capture(self) -> None:
-        """Record a CUDA graph of each size, the largest first, so that the others share its memory."""
-        pool = None
+        """Record a CUDA graph of each size, the largest first, so that the others share its memory.
+
+        Raise torch.OutOfMemoryError.
+        """
+        pool, stream = None, torch.cuda.Stream()  # type: ignore[no-untyped-call]  # untyped in torch
         for size in reversed(self._sizes):
             step = self._steps[size]
-            self._run_before_capture(step)
+            logits = self._run_before_capture(step, stream)
+            if self._logits is None:
+                self._logits = torch.empty_like(logits)
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=pool):
-                step.logits = self._forward(step)
+                self._logits[:size].copy_(self._forward(step))
             step.graph, pool = graph, graph.pool()
 
-    def _run_before_capture(self, step: _Step) -> None:
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # untyped in torch
+    def _run_before_capture(self, step: _Step, stream: torch.cuda.Stream) -> Tensor:
+        """Return the logits of the last run."""
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(_RUNS_BEFORE_CAPTURE):
-                self._forward(step)
+                logits = self._forward(step)
         torch.cuda.current_stream().wait_stream(stream)
+        return logits
 
-    def _forward(self, step: _Step) -> Tensor | None:
-        return self._model(step.batch, self._cache, step.metadata)
+    def _forward(self, step: _Step) -> Tensor:
+        logits = self._model(step.batch, self._cache, step.metadata)
+        assert logits is not None
+        return logits

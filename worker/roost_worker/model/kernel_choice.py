@@ -3,6 +3,7 @@
 import importlib.util
 import logging
 import os
+import shutil
 
 import torch
 
@@ -13,12 +14,15 @@ from roost_worker.model.config import ModelConfigError
 
 LOG = logging.getLogger(__name__)
 _TRITON_DTYPES = (torch.float32, torch.bfloat16)
+_LEAST_CAPABILITY = (8, 0)
+"""The first that multiplies bfloat16."""
 
 
 def choose_kernels(
     choice: KernelChoice, dtype: torch.dtype, device: torch.device, threads: int, *, required: bool = False
 ) -> Kernels | None:
-    """Return the compiled kernels, or None where torch's operators do the work; one line of the log says which.
+    """Return the compiled kernels, or None where torch's operators or Triton's kernels do the work; a line of the log
+    says which.
 
     Torch gets `threads`, or one for what is left to it beside the kernels: its threads spin, in the way of theirs.
     Raise ModelConfigError when kernels are `required`, for strict determinism, and there are none.
@@ -32,7 +36,8 @@ def choose_kernels(
             raise ModelConfigError(
                 f"determinism: strict needs compiled kernels, which are missing because {error}; or use relaxed"
             ) from error
-        LOG.info("the model runs on torch's operators, because %s", error)
+        if choice != "triton":
+            LOG.info("the model runs on torch's operators, because %s", error)
     torch.set_num_threads(1 if kernels else threads)
     return kernels
 
@@ -49,7 +54,7 @@ def _load(choice: KernelChoice, dtype: torch.dtype, device: torch.device, thread
 
 def uses_triton(choice: KernelChoice, dtype: torch.dtype, device: torch.device, *, strict: bool) -> bool:
     """Return whether Triton's kernels compute attention, and with `strict` determinism products: where they are
-    chosen, and on GPUs if it is strict. Raise ModelConfigError when they should and cannot.
+    chosen, and with `auto` on GPUs if it is strict. Raise ModelConfigError when they should and cannot.
     """
     is_chosen = choice == "triton"
     if not is_chosen and not (strict and choice == "auto" and device.type == "cuda"):
@@ -57,7 +62,6 @@ def uses_triton(choice: KernelChoice, dtype: torch.dtype, device: torch.device, 
     if reason := _why_no_triton(dtype, device):
         field = "engine.kernels: triton" if is_chosen else "determinism: strict on a GPU"
         raise ModelConfigError(f"{field} needs {reason}; or use {'auto' if is_chosen else 'relaxed'}")
-    LOG.info("Triton's kernels compute %s", "attention and products" if strict else "attention")
     return True
 
 
@@ -66,8 +70,12 @@ def _why_no_triton(dtype: torch.dtype, device: torch.device) -> str:
         return "dtype bfloat16 or float32"
     if importlib.util.find_spec("triton") is None:
         return "the package triton, which comes with torch on Linux"
-    if device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
-        return "a GPU"
+    if device.type == "cpu":
+        return "" if os.environ.get("TRITON_INTERPRET") == "1" else "a GPU"
+    if torch.cuda.is_available() and torch.cuda.get_device_capability(device) < _LEAST_CAPABILITY:
+        return "a GPU of compute capability 8.0 or more"
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        return "a C compiler in the workers' image ($CC, gcc or clang), with which Triton builds its launcher"
     return ""
 
 

@@ -114,6 +114,7 @@ def host_slots(memory: int, block_bytes: int, free: int) -> int:
 def automatic_memory(device: torch.device, world: int) -> int:
     """Return the bytes for one rank's blocks when kvCache.memory is `auto`: a share of what is free now."""
     if device.type == "cuda":
+        torch.cuda.empty_cache()  # what loading has left behind
         return int(torch.cuda.mem_get_info(device)[0] * AUTO_CUDA_SHARE)
     return min(int(free_host_memory() * AUTO_CPU_SHARE), AUTO_CPU_LIMIT) // world
 

@@ -9,7 +9,7 @@ from roost_worker.model.norm import RMSNorm
 from roost_worker.triton_kernels.product import multiply
 
 ROW_TILE, OUTPUT_TILE, INPUT_TILE = 64, 64, 64
-"""With few rows, reading the weight takes as long as with the smallest tile of rows."""
+"""The same for any number of rows, so that a row's sums do not depend on it; few rows leave most of a tile empty."""
 
 
 class TritonLinear:

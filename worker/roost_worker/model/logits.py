@@ -10,6 +10,8 @@ from torch import Tensor
 
 FORBIDDEN = float("-inf")
 _USUAL_WIDTH = 1024
+_STEPS = 1 << 40
+"""Of a weight of 1: a vocabulary of 2^22 tokens has a sum that 64 bits hold."""
 
 
 def apply_penalties(
@@ -61,7 +63,7 @@ def _truncate_to(scaled: Tensor, limit: Tensor, top_p: Tensor, width: int) -> tu
     values = values.masked_fill(torch.arange(width, device=scaled.device) >= limit[:, None], FORBIDDEN)
     within = limit <= width
     weights = (values - values[:, :1]).exp()
-    cumulative = weights.cumsum(dim=1)
+    cumulative = _cumulative(weights)
     everything = (scaled - values[:, :1]).exp().sum(dim=1)
     nucleus = top_p * torch.where(within, cumulative[:, -1], everything)
     cut = (cumulative - weights) >= nucleus[:, None]
@@ -69,6 +71,16 @@ def _truncate_to(scaled: Tensor, limit: Tensor, top_p: Tensor, width: int) -> tu
     cut &= top_p[:, None] < 1.0
     settled = within | ((limit == scaled.shape[1]) & (top_p < 1.0) & (cumulative[:, -1] >= nucleus))
     return values.masked_fill_(cut, FORBIDDEN), ids, settled.all()
+
+
+def _cumulative(weights: Tensor) -> Tensor:
+    """Return sums [rows, width] of weights up to 1, which do not depend on other rows.
+
+    GPUs add floats in an order that depends on how many rows there are; whole numbers have the same sum in any.
+    """
+    if weights.device.type == "cpu":
+        return weights.cumsum(dim=1)
+    return (weights.double() * _STEPS).round().long().cumsum(dim=1).double() / _STEPS
 
 
 def apply_min_p(scaled: Tensor, min_p: Tensor) -> Tensor:

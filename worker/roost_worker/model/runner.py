@@ -4,6 +4,7 @@ import contextlib
 import json
 import threading
 import time
+from array import array
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,9 +12,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from roost_worker.config import WorkerConfig
-from roost_worker.engine.plan import BatchPlan, BatchResult, RunnerInfo, Sampled
+from roost_worker.engine.plan import BatchPlan, BatchResult, Chunk, RunnerInfo, Sampled
 from roost_worker.model.attention import AttentionBackend
-from roost_worker.model.attention_kernels import attention_backend
+from roost_worker.model.attention_choice import attention_parts
 from roost_worker.model.batch import build_batch
 from roost_worker.model.config import DecoderConfig, read_config
 from roost_worker.model.host_kv import HostKv
@@ -143,7 +144,7 @@ class TorchRunner:
         """Run the forward pass; return logits [draws, vocabulary] of `BatchTensors.sample_rows` on rank 0, or None."""
         if not plan.chunks:
             return None
-        if self._decode_steps is not None and self._decode_steps.take(plan.chunks):
+        if self._decode_steps is not None and self._decode_steps.fits(plan.chunks):
             return self._decode_steps.run(plan.chunks)
         batch = build_batch(plan.chunks, self._cache.shape.block_tokens, self._cache.tensor.device)
         return self._model(batch, self._cache, BatchMetadata(self._backend, self._backend.prepare(batch)))
@@ -198,32 +199,19 @@ def build_runner(
     cache = PagedKvCache(shape, dtype, device)
     host = HostKv(info.host_slots, cache)
     grammar = LazyGrammar(model_dir, info.eos_token_ids, info.vocab_size)
+    backend, steps = attention_parts(config, decoder, model, cache, group, kernels, by_triton=by_triton)
     forced = config.engine.max_forced_tokens
-    if not by_triton:
-        backend = attention_backend(shape, dtype, device, kernels)
-        return TorchRunner(model, cache, host, backend, info, group, grammar, forced)
-    triton_backend, steps = _triton_parts(config, decoder, model, cache, group)
-    return TorchRunner(model, cache, host, triton_backend, info, group, grammar, forced, steps)
+    runner = TorchRunner(model, cache, host, backend, info, group, grammar, forced, decode_steps=steps)
+    if by_triton:
+        runner.forward(_FIRST_PLAN)
+    return runner
 
 
-def _triton_parts(
-    config: WorkerConfig, decoder: DecoderConfig, model: Llama, cache: PagedKvCache, group: RankGroup
-) -> "tuple[AttentionBackend, DecodeSteps | None]":
-    """Return attention by Triton's kernels and, for a rank that is alone, decode steps of static shapes."""
-    # Here, because they need triton.
-    from roost_worker.model.attention_triton import TritonAttention
-    from roost_worker.model.decode_steps import DecodeSteps
-
-    context, tensor = config.model.context_tokens, cache.tensor
-    heads = HeadShare.of(decoder, group).heads
-    is_strict = config.model.determinism == "strict"
-    backend = TritonAttention(cache.shape, heads, tensor.dtype, tensor.device, context, batch_invariant=is_strict)
-    if group.world > 1:
-        return backend, None
-    steps = DecodeSteps(model, cache, backend, most_rows=config.engine.max_running, context_tokens=context)
-    if tensor.is_cuda:
-        steps.capture()
-    return backend, steps
+_FIRST_PLAN = BatchPlan(
+    (Chunk(0, array("I", [0, 0]), 0, array("I", [0]), False), Chunk(1, array("I", [0]), 0, array("I", [0]), False))
+)
+"""A mixed batch in the null block, to which Triton's kernels write nothing: they are compiled on all ranks before the
+first request, or show that they cannot be."""
 
 
 def _plan_memory(

@@ -1,8 +1,8 @@
 """Causal grouped-query attention over paged KV, which is read where it lies (Kwon et al., 2023, PagedAttention).
 
 Softmax is computed as the keys come, a tile at a time (Dao et al., 2022, FlashAttention). The queries of the heads that
-share a KV head are rows of one product. Decode rows divide their keys into segments, which are attended to at the same
-time and merged by `merge_segments` (Dao et al., 2023, Flash-Decoding).
+share a KV head are rows of one product. Decode rows divide their keys into at most SEGMENTS segments, which are
+attended to at the same time and merged by `merge_segments` (Dao et al., 2023, Flash-Decoding).
 
 Tiles of queries are rows of a table, [tiles, 4] int64: the batch's row of the first token; how many tokens, 0 for a
 tile that pads the batch; the first token's position; and the row of its sequence in the block tables. Block tables are
@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 
 
-@triton.jit(do_not_specialize=["table_stride"])
+@triton.jit(do_not_specialize=["table_stride"], do_not_specialize_on_alignment=["tiles", "tables"])
 def attend_tiles(
     query,
     keys,
@@ -65,7 +65,7 @@ def attend_tiles(
         tl.store(out + heads[:, None] * HEAD_DIM + dims[None, :], result.to(out.dtype.element_ty), mask=mask)
 
 
-@triton.jit(do_not_specialize=["table_stride"])
+@triton.jit(do_not_specialize=["table_stride"], do_not_specialize_on_alignment=["tiles", "tables"])
 def attend_segments(
     query,
     keys,
@@ -78,7 +78,8 @@ def attend_segments(
     table_stride,
     block_stride,
     scale,
-    SEGMENT,
+    SEGMENTS: tl.constexpr,
+    LEAST: tl.constexpr,
     KV_HEADS: tl.constexpr,
     GROUP: tl.constexpr,
     HEAD_DIM: tl.constexpr,
@@ -88,18 +89,20 @@ def attend_segments(
     KEYS: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    """Attend with one tile's only token to one segment of SEGMENT keys. The grid is [tiles, KV_HEADS, segments].
+    """Attend with one tile's only token to one segment of its keys. The grid is [tiles, KV_HEADS, SEGMENTS].
 
     Args:
-        sums: [tiles, heads, segments, HEAD_DIM] float32, of the values, weighted.
-        tops, totals: [tiles, heads, segments] float32: the largest score, and the sum of the weights.
+        sums: [tiles, heads, SEGMENTS, HEAD_DIM] float32, of the values, weighted.
+        tops, totals: [tiles, heads, SEGMENTS] float32: the largest score, and the sum of the weights.
+        LEAST: keys of a segment at least, if there are as many.
         scale, ROWS, KEYS, WIDE: as in `attend_tiles`; ROWS holds GROUP.
     """
     tile = tiles + tl.program_id(0) * 4
     kv_head = tl.program_id(1)
-    segment, segments = tl.program_id(2), tl.num_programs(2)
+    segment = tl.program_id(2)
     row, tokens, position = tl.load(tile), tl.load(tile + 1), tl.load(tile + 2)
-    begin = segment * SEGMENT
+    size = _segment_keys(position, SEGMENTS, LEAST)
+    begin = segment * size
     if (tokens > 0) & (begin <= position):
         table = tables + tl.load(tile + 3) * table_stride
         rows = tl.arange(0, ROWS)
@@ -110,26 +113,26 @@ def attend_segments(
         source = query + (row * (KV_HEADS * GROUP) + heads)[:, None] * HEAD_DIM + dims[None, :]
         queries = tl.load(source, mask=mask, other=0.0)
         positions = tl.where(is_row, position, -1)
-        end = tl.minimum(begin + SEGMENT, position + 1)
+        end = tl.minimum(begin + size, position + 1)
         summed, top, total = _attend(
             queries, positions, keys, values, table, kv_head, block_stride, scale, begin, end,
             KV_HEADS, HEAD_DIM, DIMS, BLOCK_TOKENS, ROWS, KEYS, WIDE,
         )  # fmt: skip
-        place = (tl.program_id(0).to(tl.int64) * (KV_HEADS * GROUP) + heads) * segments + segment
+        place = (tl.program_id(0).to(tl.int64) * (KV_HEADS * GROUP) + heads) * SEGMENTS + segment
         tl.store(sums + place[:, None] * HEAD_DIM + dims[None, :], summed, mask=mask)
         tl.store(tops + place, top, mask=is_row)
         tl.store(totals + place, total, mask=is_row)
 
 
-@triton.jit(do_not_specialize=["segments"])
+@triton.jit(do_not_specialize_on_alignment=["tiles"])
 def merge_segments(
     sums,
     tops,
     totals,
     out,
     tiles,
-    SEGMENT,
-    segments,
+    SEGMENTS: tl.constexpr,
+    LEAST: tl.constexpr,
     HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
     DIMS: tl.constexpr,
@@ -141,10 +144,10 @@ def merge_segments(
     if tokens > 0:
         dims = tl.arange(0, DIMS)
         inside = dims < HEAD_DIM
-        place = (tl.program_id(0).to(tl.int64) * HEADS + head) * segments
+        place = (tl.program_id(0).to(tl.int64) * HEADS + head) * SEGMENTS
         summed = tl.load(sums + place * HEAD_DIM + dims, mask=inside, other=0.0)
         top, total = tl.load(tops + place), tl.load(totals + place)
-        for segment in range(1, position // SEGMENT + 1):
+        for segment in range(1, position // _segment_keys(position, SEGMENTS, LEAST) + 1):
             other_top = tl.load(tops + place + segment)
             highest = tl.maximum(top, other_top)
             own, other = tl.exp2(top - highest), tl.exp2(other_top - highest)
@@ -154,6 +157,12 @@ def merge_segments(
             top = highest
         result = (summed / total).to(out.dtype.element_ty)
         tl.store(out + (row * HEADS + head) * HEAD_DIM + dims, result, mask=inside)
+
+
+@triton.jit
+def _segment_keys(position, SEGMENTS: tl.constexpr, LEAST: tl.constexpr):
+    """Return how many keys each segment of a row has, but for its last: the row's own length alone decides."""
+    return tl.maximum(LEAST, tl.cdiv(position + 1, SEGMENTS))
 
 
 @triton.jit
