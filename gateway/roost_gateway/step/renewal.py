@@ -39,7 +39,11 @@ class Renewal:
         try:
             yield
         finally:
-            self._live.discard(attempt)
+            self.stop(attempt)
+
+    def stop(self, attempt: StepAttempt) -> None:
+        """Renews an attempt no more. One that this gateway ends would seem to have been fenced."""
+        self._live.discard(attempt)
 
     async def _renew_forever(self) -> None:
         while True:

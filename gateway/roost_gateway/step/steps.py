@@ -279,6 +279,7 @@ class Steps:
             return
         if relay.stream is not None:
             self._background.spawn(relay.stream.cancel())
+        self._renewal.stop(attempt)
         await self._end(self._give_up(attempt), error)
 
     async def _end(self, abort: Coroutine[Any, Any, Any], error: BaseException) -> None:
