@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from figures import judged, spread
-from gateway_load import Sample, Through, measured
+from gateway_load import Direct, Sample, Through, measured
 from gateway_rates import cpu_text, highest_rate
 from gateway_stack import GatewayStack, gateway_stack
 from other_tree import THIS_TREE, other_tree
@@ -44,9 +44,11 @@ async def compare(commit: str, plan: Plan, redis_dir: str) -> dict[str, Any]:
     """Measure each way of output of each tree in turn, and the highest rates, in every round.
 
     Both stacks are there all the time and have a Redis each; load has only the one that is measured. A gateway from
-    before `deltas` sends each token, whatever it is asked for.
+    before `deltas` sends each token, whatever it is asked for. Latencies are those through a gateway less those of
+    calls to its own worker: null workers differ, too, in when their tokens come.
     """
-    samples, highest = defaultdict[tuple[Deltas, str], list[Sample]](list), defaultdict[str, list[float]](list)
+    samples, directs = (defaultdict[tuple[Deltas, str], list[Sample]](list) for _ in range(2))
+    highest = defaultdict[str, list[float]](list)
     async with AsyncExitStack() as running:
         stacks = {
             tree.name: await running.enter_async_context(gateway_stack(tree, redis_dir, plan.interval))
@@ -60,15 +62,21 @@ async def compare(commit: str, plan: Plan, redis_dir: str) -> dict[str, Any]:
                     sample = await _sample(stack, deltas, plan)
                     print(f"{deltas:8} {name:>12}: CPU a step {cpu_text(sample.cpu_ms)}", flush=True)
                     samples[deltas, name].append(sample)
+                    directs[deltas, name].append(await _sample_direct(stack, deltas, plan))
             for name, stack in stacks.items():
                 print(f"highest rate of {name}", flush=True)
                 highest[name].append(await _highest(stack, plan))
-    return compared(samples, highest, THIS_TREE.name, commit)
+    return compared(samples, directs, highest, THIS_TREE.name, commit)
 
 
 async def _sample(stack: GatewayStack, deltas: Deltas, plan: Plan) -> Sample:
     async with aclosing(Through(stack.gateway, _on_wire(deltas))) as through:
         return await measured(plan.rate, plan.seconds, through, stack.meter, interval=plan.interval, even=plan.even)
+
+
+async def _sample_direct(stack: GatewayStack, deltas: Deltas, plan: Plan) -> Sample:
+    async with aclosing(Direct(stack.worker, _on_wire(deltas))) as direct:
+        return await measured(plan.rate, plan.seconds, direct, stack.meter, interval=plan.interval, even=plan.even)
 
 
 async def _highest(stack: GatewayStack, plan: Plan) -> float:
@@ -83,9 +91,12 @@ def _on_wire(deltas: Deltas) -> "pb.Deltas.ValueType":
     return pb.Deltas.Value(f"DELTAS_{deltas.upper()}")
 
 
-def compared(samples: Samples, highest: Mapping[str, Sequence[float]], name: str, other: str) -> dict[str, Any]:
+def compared(
+    samples: Samples, directs: Samples, highest: Mapping[str, Sequence[float]], name: str, other: str
+) -> dict[str, Any]:
     """Spreads of both trees over the rounds, ratios of medians of tree `name` over tree `other`, and goals.
 
+    `samples` are those through the gateways, `directs` those of direct calls to the workers.
     The ratio of highest rates is None where the other tree did not take the lowest rate.
     """
     cpu = {deltas: _cpu(samples[deltas, name]) / _cpu(samples[deltas, other]) for deltas in Deltas}
@@ -98,7 +109,10 @@ def compared(samples: Samples, highest: Mapping[str, Sequence[float]], name: str
     if rate is not None:
         goals.append(judged("highest rate", rate, at_least=RATE_GOAL))
     return {
-        "by_deltas": {deltas: {tree: _spreads(samples[deltas, tree]) for tree in (name, other)} for deltas in Deltas},
+        "by_deltas": {
+            deltas: {tree: _spreads(samples[deltas, tree], directs[deltas, tree]) for tree in (name, other)}
+            for deltas in Deltas
+        },
         "highest_steps_per_second": rates,
         "gateway_cpu_ratio": {deltas: round(ratio, 3) for deltas, ratio in cpu.items()},
         "highest_rate_ratio": rate,
@@ -110,15 +124,20 @@ def _cpu(samples: Sequence[Sample]) -> float:
     return statistics.median(sample.cpu_ms["gateway"] for sample in samples)
 
 
-def _spreads(samples: Sequence[Sample]) -> dict[str, Any]:
-    cuts = [sample.percentiles() for sample in samples]
+def _spreads(samples: Sequence[Sample], directs: Sequence[Sample]) -> dict[str, Any]:
+    through, direct = ([sample.percentiles() for sample in rounds] for rounds in (samples, directs))
     return {
         "cpu_ms_per_step": {
             process: spread([sample.cpu_ms[process] for sample in samples], 3) for process in samples[0].cpu_ms
         },
-        "through_ms": {
-            latency: {cut: spread([each[latency][cut] for each in cuts], 3) for cut in cuts[0][latency]}
-            for latency in cuts[0]
+        "added_ms": {
+            latency: {
+                cut: spread(
+                    [ours[latency][cut] - base[latency][cut] for ours, base in zip(through, direct, strict=True)], 3
+                )
+                for cut in through[0][latency]
+            }
+            for latency in through[0]
         },
         "saturated_rounds": sum(sample.saturated for sample in samples),
     }

@@ -1,6 +1,7 @@
 """What the gateway's benchmark concludes from rounds of two trees."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from gateway_comparison import compared
@@ -14,10 +15,13 @@ def rounds(*gateway_ms: float) -> list[Sample]:
     return [Sample(0.02, first=[1.0], delta=[1.0], step=[1.0], cpu_ms={"gateway": cpu}) for cpu in gateway_ms]
 
 
-def comparison(new: dict[Deltas, float], highest: dict[str, Sequence[float]]) -> dict[str, object]:
+def comparison(new: dict[Deltas, float], highest: dict[str, Sequence[float]]) -> dict[str, Any]:
     samples = {(deltas, "new"): rounds(cpu, cpu, 99.0) for deltas, cpu in new.items()}
     samples |= {(deltas, "old"): rounds(8.0, 0.1, 8.0) for deltas in Deltas}
-    return compared(samples, highest, "new", "old")
+    directs = {
+        key: [Sample(0.02, first=[0.75], delta=[0.75], step=[0.75]) for _ in each] for key, each in samples.items()
+    }
+    return compared(samples, directs, highest, "new", "old")
 
 
 def test_ratios_are_those_of_medians() -> None:
@@ -26,6 +30,7 @@ def test_ratios_are_those_of_medians() -> None:
     )
     assert result["gateway_cpu_ratio"] == {"none": 0.125, "interval": 0.5, "each": 1.0}
     assert result["highest_rate_ratio"] == 4.0
+    assert result["by_deltas"]["none"]["new"]["added_ms"]["first"]["p50"]["median"] == 0.25
 
 
 @pytest.mark.parametrize(("share", "met"), [(1.0, [True, True, True]), (1.01, [False, False, False])])
