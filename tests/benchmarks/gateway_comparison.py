@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from figures import judged, spread
-from gateway_load import Direct, Sample, Through, measured
+from gateway_load import Direct, Sample, Through, load, measured
 from gateway_rates import cpu_text, highest_rate
 from gateway_stack import GatewayStack, gateway_stack
 from other_tree import THIS_TREE, other_tree
@@ -76,7 +76,8 @@ async def _sample(stack: GatewayStack, deltas: Deltas, plan: Plan) -> Sample:
 
 async def _sample_direct(stack: GatewayStack, deltas: Deltas, plan: Plan) -> Sample:
     async with aclosing(Direct(stack.worker, _on_wire(deltas))) as direct:
-        return await measured(plan.rate, plan.seconds, direct, stack.meter, interval=plan.interval, even=plan.even)
+        _, sample = await load(plan.rate, plan.seconds, direct.step, interval=plan.interval, even=plan.even)
+        return sample
 
 
 async def _highest(stack: GatewayStack, plan: Plan) -> float:
