@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from roost_worker.model.attention_prefill import MatmulPrefill, PrefillSpan, SdpaPrefill
-from roost_worker.model.batch import BatchTensors, Span, to_device
+from roost_worker.model.batch import BatchTensors, Span, block_tables, to_device
 from roost_worker.model.heads import Heads, NewTokens
 from roost_worker.model.kv_cache import KvShape, LayerKv
 from roost_worker.model.precision import has_bfloat16_units
@@ -106,11 +106,8 @@ class GatheredAttention:
     def _decode_group(self, spans: Sequence[Span], begin: int, end: int) -> DecodeGroup:
         lengths = np.array([span.length for span in spans])
         longest = int(lengths[-1])
-        table = np.zeros((len(spans), -(-longest // self._shape.block_tokens)), dtype=np.int64)
-        for row, span in enumerate(spans):
-            table[row, : len(span.block_ids)] = span.block_ids
         mask = None if int(lengths[0]) == longest else self._padding_mask(lengths)
-        return DecodeGroup(begin, end, longest, to_device(table.reshape(-1), self._device), mask)
+        return DecodeGroup(begin, end, longest, to_device(block_tables(spans).reshape(-1), self._device), mask)
 
     def _padding_mask(self, lengths: "np.ndarray") -> Tensor:
         ends = to_device(lengths, self._device)[:, None]

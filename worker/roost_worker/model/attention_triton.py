@@ -13,10 +13,11 @@ import torch
 import triton
 from torch import Tensor
 
-from roost_worker.model.batch import BatchTensors, Span, to_device
+from roost_worker.model.batch import BatchTensors, Span, block_tables, to_device
 from roost_worker.model.heads import Heads
 from roost_worker.model.kv_cache import KvShape, LayerKv
 from roost_worker.model.norm import RMSNorm
+from roost_worker.model.precision import triton_multiplies_in_float32
 from roost_worker.model.rotary import RotaryTable
 from roost_worker.triton_kernels.attention import attend_segments, attend_tiles, merge_segments
 from roost_worker.triton_kernels.heads import write_heads
@@ -68,8 +69,7 @@ class TritonAttention:
         self._heads = heads
         self._group = heads // shape.kv_heads
         self._device = device
-        # On CPUs the kernels are interpreted, and products of bfloat16 are wrong there (Triton 3.9.0).
-        self._wide = dtype == torch.float32 or device.type == "cpu"
+        self._wide = triton_multiplies_in_float32(dtype, device)
         self._segments = min(MOST_SEGMENTS, triton.cdiv(context_tokens, SEGMENT_TOKENS))
         self._dims = max(SMALLEST_SIDE, triton.next_power_of_2(shape.head_dim))
         self._keys = keys_of_tile(self._dims, dtype)
@@ -85,14 +85,11 @@ class TritonAttention:
         prefill = _tiles(batch.prefill, self._prefill_rows // self._group, len(batch.decode))
         if self._batch_invariant:
             decode, prefill = decode[:0], np.concatenate((decode, prefill))
-        tables = np.zeros((len(spans), max(len(span.block_ids) for span in spans)), dtype=np.int64)
-        for row, span in enumerate(spans):
-            tables[row, : len(span.block_ids)] = span.block_ids
         return TritonMetadata(
             batch,
             decode=to_device(decode, self._device),
             prefill=to_device(prefill, self._device),
-            tables=to_device(tables, self._device),
+            tables=to_device(block_tables(spans), self._device),
         )
 
     def prepare_step(self, batch: BatchTensors, tiles: Tensor, tables: Tensor) -> TritonMetadata:

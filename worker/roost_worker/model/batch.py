@@ -83,6 +83,14 @@ def _blocks_written(span: Span, block_tokens: int) -> "np.ndarray":
     return blocks
 
 
+def block_tables(spans: Sequence[Span]) -> "np.ndarray":
+    """Return the spans' blocks, [spans, most blocks of any] int64; padding is the null block."""
+    tables = np.zeros((len(spans), max(len(span.block_ids) for span in spans)), dtype=np.int64)
+    for row, span in enumerate(spans):
+        tables[row, : len(span.block_ids)] = span.block_ids
+    return tables
+
+
 def to_device(values: "np.ndarray", device: torch.device) -> Tensor:
     """Return `values` as int64 on the device; on the CPU, int64 values are not copied."""
     tensor = torch.from_numpy(values.astype(np.int64, copy=False))

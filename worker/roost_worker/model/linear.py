@@ -1,5 +1,7 @@
 """Matrix products with a fixed weight, with the norm before and the gate and the sum after them."""
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -53,24 +55,40 @@ class Linears:
             gated: the outputs are gates and then as many values; results are silu(gate) * value (Shazeer, 2020).
         """
         int8 = Int8Weight.of(weight, group.largest(largest_of(weight))) if self.quantization == "int8" else None
-        if self.by_triton:
-            from roost_worker.model.linear_triton import TritonLinear  # here, because it needs triton
-
-            return TritonLinear(weight if int8 is None else int8.dense(), bias, norm, gated)
         if self.kernels is None:
-            return TorchLinear(weight if int8 is None else int8.dense(), bias, norm, gated)
+            return self._unfused()(weight if int8 is None else int8.dense(), bias, norm, gated)
         norm_weight, eps = (None, 0.0) if norm is None else (norm.weight, norm.eps)
         return self.kernels.pack(weight if int8 is None else int8, bias, norm=norm_weight, eps=eps, gated=gated)
 
+    def _unfused(self) -> Callable[[Tensor, Tensor | None, RMSNorm | None, bool], Linear]:
+        if not self.by_triton:
+            return TorchLinear
+        from roost_worker.model.linear_triton import TritonLinear  # here, because it needs triton
 
-def gate(product: Tensor) -> Tensor:
-    """Return silu(gates) * values of a product [rows, gates and then as many values]."""
-    gates, values = product.chunk(2, dim=-1)
-    return functional.silu(gates).mul_(values)
+        return TritonLinear
 
 
-class TorchLinear:
-    """The product by torch's operators; each part rounds to the weight's dtype.
+class UnfusedLinear(ABC):
+    """A `Linear` whose norm, gate and sum are torch's; each part rounds to the weight's dtype."""
+
+    def __init__(self, norm: RMSNorm | None, gated: bool) -> None:
+        self._norm = norm
+        self._gated = gated
+
+    def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        product = self._multiply(x if self._norm is None else self._norm(x))
+        if self._gated:
+            gates, values = product.chunk(2, dim=-1)
+            product = functional.silu(gates).mul_(values)
+        return product if residual is None else residual + product
+
+    @abstractmethod
+    def _multiply(self, x: Tensor) -> Tensor:
+        """Return x @ weight.T + bias, [rows, outputs]."""
+
+
+class TorchLinear(UnfusedLinear):
+    """The product by torch's operators.
 
     On CPUs, float32 and bfloat16 weights are reordered once for oneDNN. The product then takes 0.5 to 0.95 of the plain
     one's time; few rows gain most. Eager torch `linear` calls the same kernel, but reorders the weight at each call.
@@ -79,18 +97,11 @@ class TorchLinear:
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, norm: RMSNorm | None, gated: bool) -> None:
+        super().__init__(norm, gated)
         self._dtype = _packed_dtype(weight)
         self._weight = weight if self._dtype is None else None
         self._bias = bias if self._dtype is None or bias is None else bias.to(self._dtype)
         self._packed: Any = None if self._dtype is None else _pack(weight.to(self._dtype))
-        self._norm = norm
-        self._gated = gated
-
-    def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        product = self._multiply(x if self._norm is None else self._norm(x))
-        if self._gated:
-            product = gate(product)
-        return product if residual is None else residual + product
 
     def _multiply(self, x: Tensor) -> Tensor:
         if self._weight is not None:
