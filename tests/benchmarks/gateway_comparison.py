@@ -126,19 +126,14 @@ def _cpu(samples: Sequence[Sample]) -> float:
 
 
 def _spreads(samples: Sequence[Sample], directs: Sequence[Sample]) -> dict[str, Any]:
-    through, direct = ([sample.percentiles() for sample in rounds] for rounds in (samples, directs))
+    added = [through.added_to(direct) for through, direct in zip(samples, directs, strict=True)]
     return {
         "cpu_ms_per_step": {
             process: spread([sample.cpu_ms[process] for sample in samples], 3) for process in samples[0].cpu_ms
         },
         "added_ms": {
-            latency: {
-                cut: spread(
-                    [ours[latency][cut] - base[latency][cut] for ours, base in zip(through, direct, strict=True)], 3
-                )
-                for cut in through[0][latency]
-            }
-            for latency in through[0]
+            latency: {cut: spread([each[latency][cut] for each in added], 3) for cut in added[0][latency]}
+            for latency in added[0]
         },
         "saturated_rounds": sum(sample.saturated for sample in samples),
     }

@@ -70,6 +70,11 @@ class Sample:
     def percentiles(self) -> dict[str, dict[str, float]]:
         return {name: percentiles(getattr(self, name)) for name in ("first", "delta", "step")}
 
+    def added_to(self, direct: "Sample") -> dict[str, dict[str, float]]:
+        """Percentiles less those of direct calls."""
+        ours, theirs = self.percentiles(), direct.percentiles()
+        return {name: {cut: round(ours[name][cut] - theirs[name][cut], 3) for cut in ours[name]} for name in ours}
+
 
 def script_seconds(interval: float) -> float:
     """How long the null worker's output takes."""

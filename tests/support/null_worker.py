@@ -297,7 +297,7 @@ class NullWorker(NullChecks):
         self.cancels.append(attempt.session_id)
         attempt.cancelled = True
         attempt.grown.set()
-        if self.attempts.get(attempt.session_id) is attempt:  # else the session's next step has begun meanwhile
+        if self.attempts.get(attempt.session_id) is attempt:  # not if the session's next step has begun
             self._drop(attempt.session_id)
         self._happened()
 
