@@ -1,4 +1,4 @@
-"""Compiles Triton's kernels for a GPU, which need not be there: `python -m triton_targets 90 bf16`."""
+"""Compiles Triton's kernels for a GPU, which need not be there: `python -m triton_targets bf16 80 90`."""
 
 import sys
 from typing import Any
@@ -8,6 +8,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from roost_worker.triton_kernels.attention import attend_segments, attend_tiles, merge_segments
+from roost_worker.triton_kernels.draw import draw_tiles, merge_tiles
 from roost_worker.triton_kernels.heads import write_heads
 from roost_worker.triton_kernels.product import multiply
 
@@ -24,8 +25,11 @@ CONSTANTS: list[tuple[Any, dict[str, Any]]] = [
     (merge_segments, HEADS | SEGMENTS),
     (write_heads, HEADS | FLAGS | {"KV_HEADS": 8, "ROWS": 32}),
     (multiply, TILES | {"INPUTS": 1024, "OUTPUTS": 4096, "HAS_BIAS": True}),
+    (draw_tiles, {"VOCAB": 151_936, "TILES": 75, "TILE": 2048}),
+    (merge_tiles, {"TILES": 75, "WIDTH": 128}),
 ]
-WHOLE_NUMBERS = ("tiles", "tables", "blocks", "offsets")
+WHOLE_NUMBERS = ("tiles", "tables", "blocks", "offsets", "seeds", "positions", "tokens")
+DOUBLES = ("temperatures", "best")
 FLOATS = ("sums", "tops", "totals")
 SCALARS = {"eps": "fp32", "scale": "fp32"}
 INTEGERS = ("table_stride", "block_stride", "rows")
@@ -35,6 +39,8 @@ def argument_type(name: str, dtype: str) -> str:
     """Of an argument that is not a constant, in Triton's words."""
     if name in WHOLE_NUMBERS:
         return "*i64"
+    if name in DOUBLES:
+        return "*fp64"
     if name in FLOATS:
         return "*fp32"
     if name in INTEGERS:
@@ -52,4 +58,5 @@ def compile_kernels(capability: int, dtype: str) -> None:
 
 
 if __name__ == "__main__":
-    compile_kernels(int(sys.argv[1]), sys.argv[2])
+    for capability in sys.argv[2:]:
+        compile_kernels(int(capability), sys.argv[1])

@@ -1,14 +1,15 @@
 """Decode steps of static shapes draw what batches of any shape draw. On GPUs they are CUDA graphs."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 
 import interpreted_kernels  # noqa: F401  before what imports the kernels
 from roost_worker.config import KernelChoice
+from roost_worker.engine.messages import SamplingParams
 from roost_worker.engine.plan import BatchPlan
 from roost_worker.model.decode_sizes import MOST_ROWS, decode_sizes, padded_size
 from roost_worker.model.decode_steps import DecodeSteps
@@ -37,27 +38,46 @@ def runner_of(folder: Path, kernels: KernelChoice, name: str = "qwen3-tiny") -> 
     return build_runner(replace(config, engine=engine), dummy_dir(name, folder, "float32"))
 
 
-def generated(runner: TorchRunner, prompts_: Sequence[Sequence[int]], tokens: int) -> list[Row]:
-    driver = Driver(runner)
-    rows = [driver.open(ids) for ids in prompts_]
-    driver.generate(rows, tokens, chunk=24)
+SAMPLING = (SamplingParams(), SamplingParams(seed=4, temperature=1.0), SamplingParams(seed=-5, temperature=0.7))
+
+
+def generated(runner: TorchRunner, *, report: bool) -> list[Row]:
+    driver = Driver(runner, report=report)
+    rows = [driver.open(ids, params) for ids, params in zip(prompts(3, 15), SAMPLING, strict=True)]
+    driver.generate(rows, 7, chunk=24)
     return rows
 
 
-@pytest.mark.parametrize("name", ["qwen3-tiny", "smollm2-tiny"])
+@pytest.mark.parametrize(("name", "method"), [("qwen3-tiny", "run"), ("smollm2-tiny", "draw")])
 def test_static_steps_draw_the_tokens_of_batches_of_any_shape(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Prompts end at different times, so that mixed batches and steps of one, two and three rows take turns."""
-    expected = generated(runner_of(tmp_path, "torch", name), prompts(3, 15), 7)
+    """Prompts end at different times, so that mixed batches and steps of one, two and three rows take turns. Steps of
+    sequences that report nothing draw the tokens themselves."""
+    report = method == "run"
+    expected = generated(runner_of(tmp_path, "torch", name), report=report)
     sizes: list[int] = []
-    run = DecodeSteps.run
-    monkeypatch.setattr(DecodeSteps, "run", lambda steps, chunks: sizes.append(len(chunks)) or run(steps, chunks))
-    rows = generated(runner_of(tmp_path, "triton", name), prompts(3, 15), 7)
+    step = getattr(DecodeSteps, method)
+    monkeypatch.setattr(
+        DecodeSteps, method, lambda steps, chunks, *draws: sizes.append(len(chunks)) or step(steps, chunks, *draws)
+    )
+    rows = generated(runner_of(tmp_path, "triton", name), report=report)
     assert set(sizes) >= {2, 3}
     for row, plain in zip(rows, expected, strict=True):
         assert row.output == plain.output
-        np.testing.assert_allclose(row.logprobs, plain.logprobs, rtol=0, atol=2e-4)
+        if report:
+            np.testing.assert_allclose(row.logprobs, plain.logprobs, rtol=0, atol=2e-4)
+
+
+def test_a_step_draws_itself_only_if_all_its_draws_are_from_whole_distributions(tmp_path: Path) -> None:
+    driver = Driver(runner_of(tmp_path, "triton"), report=False)
+    plain, truncated = (driver.open(prompts(1, 2)[0], SamplingParams(temperature=1.0, top_k=k)) for k in (0, 1))
+    driver.step([(plain, 2), (truncated, 2)])
+    with patch.object(DecodeSteps, "draw", autospec=True, side_effect=DecodeSteps.draw) as draw:
+        driver.step([(plain, 1), (truncated, 1)])
+        assert not draw.called
+        driver.step([(plain, 1)])
+        assert draw.called
 
 
 def test_rows_that_pad_a_step_leave_the_null_block_alone_and_what_is_not_drawn_is_left_out(tmp_path: Path) -> None:

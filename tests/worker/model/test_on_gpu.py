@@ -1,5 +1,6 @@
 """A CUDA device computes what the CPU computes. The rest of this folder runs on a device too, where there is one."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,10 +31,14 @@ SAMPLING = (
 CONFIG = worker_config(context_tokens=512, memory_bytes=32 << 20)
 
 
-def _generate(runner: TorchRunner) -> list[Row]:
+PLAIN = (SAMPLING[0], SAMPLING[1], SamplingParams(seed=11, temperature=0.6), SAMPLING[0])
+"""Steps of static shapes draw these themselves, if no log-probabilities are reported."""
+
+
+def _generate(runner: TorchRunner, sampling: Sequence[SamplingParams] = SAMPLING, *, report: bool = True) -> list[Row]:
     """Rows of all kinds of sampling in mixed batches: prefill chunks beside decode rows."""
-    driver = Driver(runner)
-    rows = [driver.open(ids, params) for ids, params in zip(prompts(4, 70), SAMPLING, strict=True)]
+    driver = Driver(runner, report=report)
+    rows = [driver.open(ids, params) for ids, params in zip(prompts(4, 70), sampling, strict=True)]
     driver.generate(rows, OUTPUT, chunk=33)
     return rows
 
@@ -56,13 +61,16 @@ def test_decode_steps_as_graphs_draw_the_tokens_of_steps_that_are_launched(tmp_p
     runner = build_runner(config, dummy_dir("qwen3-tiny", tmp_path, "bfloat16"))
     steps = runner._decode_steps
     assert steps is not None
-    graphs = _generate(runner)
+    graphs, drawn = _generate(runner), _generate(runner, PLAIN, report=False)
     assert all(step.graph is not None for step in steps._steps.values())
     for step in steps._steps.values():
         step.graph = None
     for row, launched in zip(graphs, _generate(runner), strict=True):
         assert row.output == launched.output
         np.testing.assert_array_equal(row.logprobs, launched.logprobs)
+    for reported in (False, True):  # with reports, tokens are drawn after the step
+        launched_rows = _generate(runner, PLAIN, report=reported)
+        assert [row.output for row in launched_rows] == [row.output for row in drawn]
 
 
 def test_the_nucleus_of_a_row_does_not_depend_on_other_rows() -> None:

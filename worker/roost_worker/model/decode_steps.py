@@ -2,11 +2,11 @@
 
 All that varies from step to step is in tensors that stay where they are, so that a GPU records a step once, as a CUDA
 graph, and repeats it with one launch. (Launched one by one, the kernels of a small model wait for Python.) Without a
-GPU the same step is run as it is.
+GPU the same step is run as it is. A step draws its tokens, too, where all of them are drawn from whole distributions.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -17,12 +17,14 @@ from roost_worker.engine.plan import Chunk
 from roost_worker.model.attention_triton import TritonAttention
 from roost_worker.model.batch import BatchTensors
 from roost_worker.model.decode_sizes import decode_sizes, padded_size
+from roost_worker.model.drawing import DrawInputs, WholeDraws
+from roost_worker.model.drawing_triton import TritonDrawing
 from roost_worker.model.kv_cache import PagedKvCache
 from roost_worker.model.llama import BatchMetadata, Llama
 
 _Array = TypeVar("_Array", "np.ndarray", Tensor)
 _TILE = 4
-_COLUMNS = 4
+_COLUMNS = 6
 _RUNS_BEFORE_CAPTURE = 2
 """Kernels are compiled, and libraries allocate what they need, in the first runs; a graph may do neither."""
 
@@ -32,10 +34,13 @@ class _Inputs(Generic[_Array]):
     """A step's inputs, views of one run of int64."""
 
     token_ids: _Array
-    """[rows], like those up to `kv_offsets`."""
+    """[rows], like those up to `seeds`."""
     positions: _Array
     kv_blocks: _Array
     kv_offsets: _Array
+    seeds: _Array
+    temperatures: _Array
+    """[rows], the bits of float64."""
     tiles: _Array
     """[rows, 4], as in `triton_kernels/attention.py`."""
     tables: _Array
@@ -45,13 +50,19 @@ class _Inputs(Generic[_Array]):
     def size(rows: int, blocks: int) -> int:
         return rows * (_COLUMNS + _TILE + blocks)
 
+    def clear_behind(self, count: int) -> None:
+        """Set all but the block tables of the rows behind `count` to 0."""
+        for name in self.__slots__:
+            if name != "tables":
+                getattr(self, name)[count:] = 0
+
     @classmethod
     def of(cls, numbers: _Array, rows: int, blocks: int) -> "_Inputs[_Array]":
         """Cut `numbers`, [size(rows, blocks)], into views."""
-        columns = numbers[: rows * _COLUMNS].reshape(_COLUMNS, rows)
+        token_ids, positions, kv_blocks, kv_offsets, seeds, temperatures = numbers[: rows * _COLUMNS].reshape(-1, rows)
         rest = numbers[rows * _COLUMNS :]
         tiles, tables = rest[: rows * _TILE].reshape(rows, _TILE), rest[rows * _TILE :].reshape(rows, blocks)
-        return cls(columns[0], columns[1], columns[2], columns[3], tiles, tables)
+        return cls(token_ids, positions, kv_blocks, kv_offsets, seeds, temperatures, tiles, tables)
 
 
 class _Step:
@@ -76,14 +87,16 @@ class _Step:
             prefill=(),
         )
         self.metadata = BatchMetadata(backend, backend.prepare_step(self.batch, inputs.tiles, inputs.tables))
+        self.draws = DrawInputs(inputs.temperatures.view(torch.float64), inputs.seeds, inputs.positions)
         self._copied: torch.cuda.Event | None = None
         """Passed once the GPU has read `_host`."""
         if device.type == "cuda":
             self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]  # untyped in torch
         self.graph: torch.cuda.CUDAGraph | None = None
 
-    def fill(self, chunks: Sequence[Chunk]) -> None:
-        """Set the inputs. Rows without a chunk write KV nowhere and attend to nothing."""
+    def fill(self, chunks: Sequence[Chunk], draws: WholeDraws | None) -> None:
+        """Set the inputs. Rows without a chunk write KV nowhere and attend to nothing; without `draws` all rows take
+        their largest logits."""
         if self._copied is not None:
             self._copied.synchronize()
         inputs, count = self._inputs, len(chunks)
@@ -95,11 +108,22 @@ class _Step:
         inputs.kv_blocks[:count] = [chunk.block_ids[chunk.start // self._block_tokens] for chunk in chunks]
         inputs.kv_offsets[:count] = starts % self._block_tokens
         inputs.tiles[:count] = np.stack((np.arange(count), np.ones_like(starts), starts, np.arange(count)), axis=1)
-        for column in (inputs.token_ids, inputs.positions, inputs.kv_blocks, inputs.kv_offsets, inputs.tiles):
-            column[count:] = 0
+        inputs.seeds[:count] = 0 if draws is None else draws.seeds
+        inputs.temperatures[:count] = 0 if draws is None else draws.temperatures.view(np.int64)
+        self._inputs.clear_behind(count)
         self._numbers.copy_(self._host, non_blocking=True)
         if self._copied is not None:
             self._copied.record()
+
+
+@dataclass(frozen=True, slots=True)
+class _Result:
+    """What a step computes for each of its rows. Those of a graph are valid until the next step."""
+
+    logits: Tensor
+    """[rows, vocabulary]."""
+    tokens: Tensor
+    """[rows] int64."""
 
 
 class DecodeSteps:
@@ -113,8 +137,9 @@ class DecodeSteps:
         self._sizes = decode_sizes(most_rows)
         blocks = -(-context_tokens // cache.shape.block_tokens)
         self._steps = {size: _Step(size, blocks, cache, backend) for size in self._sizes}
-        self._logits: Tensor | None = None
-        """What all graphs write, [most rows, vocabulary]."""
+        self._drawing = TritonDrawing()
+        self._written: _Result | None = None
+        """What all graphs write, of the most rows."""
 
     def fits(self, chunks: Sequence[Chunk]) -> bool:
         """Return whether `chunks` are a decode step: one token of each sequence, and no more sequences than fit."""
@@ -125,20 +150,23 @@ class DecodeSteps:
 
         The logits are valid until the next step.
         """
+        logits = self._run(chunks, None).logits
+        return logits[_drawing_rows(chunks)] if any(chunk.sample for chunk in chunks) else None
+
+    def draw(self, chunks: Sequence[Chunk], draws: WholeDraws) -> Tensor:
+        """Run a decode step and return the tokens of its draws, [draws] int64, valid until the next step."""
+        return self._run(chunks, draws).tokens[_drawing_rows(chunks)]
+
+    def _run(self, chunks: Sequence[Chunk], draws: WholeDraws | None) -> _Result:
         size = padded_size(len(chunks), self._sizes)
         assert size is not None
         step = self._steps[size]
-        step.fill(chunks)
+        step.fill(chunks, draws)
         if step.graph is None:
-            logits = self._forward(step)
-        else:
-            step.graph.replay()
-            assert self._logits is not None
-            logits = self._logits
-        rows = [row for row, chunk in enumerate(chunks) if chunk.sample]
-        if len(rows) == len(chunks):
-            return logits[: len(rows)]
-        return logits[rows] if rows else None
+            return self._compute(step)
+        step.graph.replay()
+        assert self._written is not None
+        return self._written
 
     @torch.inference_mode()
     def capture(self) -> None:
@@ -149,24 +177,34 @@ class DecodeSteps:
         pool, stream = None, torch.cuda.Stream()  # type: ignore[no-untyped-call]  # untyped in torch
         for size in reversed(self._sizes):
             step = self._steps[size]
-            logits = self._run_before_capture(step, stream)
-            if self._logits is None:
-                self._logits = torch.empty_like(logits)
+            first = self._run_before_capture(step, stream)
+            if self._written is None:
+                self._written = _Result(torch.empty_like(first.logits), torch.empty_like(first.tokens))
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=pool):
-                self._logits[:size].copy_(self._forward(step))
+                result = self._compute(step)
+                self._written.logits[:size].copy_(result.logits)
+                self._written.tokens[:size].copy_(result.tokens)
             step.graph, pool = graph, graph.pool()
 
-    def _run_before_capture(self, step: _Step, stream: torch.cuda.Stream) -> Tensor:
-        """Return the logits of the last run."""
+    def _run_before_capture(self, step: _Step, stream: torch.cuda.Stream) -> _Result:
+        """Return the result of the last run."""
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(_RUNS_BEFORE_CAPTURE):
-                logits = self._forward(step)
+                result = self._compute(step)
         torch.cuda.current_stream().wait_stream(stream)
-        return logits
+        return result
 
-    def _forward(self, step: _Step) -> Tensor:
+    def _compute(self, step: _Step) -> _Result:
         logits = self._model(step.batch, self._cache, step.metadata)
         assert logits is not None
-        return logits
+        # A token goes behind the one that its logits were computed from.
+        draws = replace(step.draws, positions=step.draws.positions + 1)
+        return _Result(logits, self._drawing.draw(logits, draws))
+
+
+def _drawing_rows(chunks: Sequence[Chunk]) -> slice | list[int]:
+    """Return which rows draw; a slice needs no copy."""
+    rows = [row for row, chunk in enumerate(chunks) if chunk.sample]
+    return slice(len(rows)) if len(rows) == len(chunks) else rows

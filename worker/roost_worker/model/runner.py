@@ -17,6 +17,7 @@ from roost_worker.model.attention import AttentionBackend
 from roost_worker.model.attention_choice import attention_parts
 from roost_worker.model.batch import build_batch
 from roost_worker.model.config import DecoderConfig, read_config
+from roost_worker.model.drawing import Drawing
 from roost_worker.model.host_kv import HostKv
 from roost_worker.model.kernel_choice import choose_kernels, share_of_cores, uses_triton
 from roost_worker.model.kv_cache import (
@@ -79,7 +80,7 @@ class TorchRunner:
         info: RunnerInfo,
         group: RankGroup,
         grammar: LazyGrammar,
-        max_forced_tokens: int,
+        sampler: Sampler,
         decode_steps: "DecodeSteps | None" = None,
     ) -> None:
         self._model = model
@@ -90,9 +91,7 @@ class TorchRunner:
         self._info = info
         self._group = group
         self._grammar = grammar
-        self._sampler = Sampler(
-            info.vocab_size, cache.tensor.device, grammar.start, max_forced_tokens=max_forced_tokens
-        )
+        self._sampler = sampler
 
     @property
     def info(self) -> RunnerInfo:
@@ -128,11 +127,22 @@ class TorchRunner:
 
     @torch.inference_mode()
     def _run_and_sample(self, plan: BatchPlan) -> tuple[Sampled, ...]:
-        logits = self.forward(plan)
-        if logits is None:
+        sampled = [chunk for chunk in plan.chunks if chunk.sample]
+        if not sampled:
+            self.forward(plan)
             self._await_device()
             return ()
-        return self._sampler.sample(logits, [chunk for chunk in plan.chunks if chunk.sample])
+        steps = self._steps_for(plan.chunks)
+        draws = None if steps is None else self._sampler.whole_draws(plan.chunks)
+        if steps is not None and draws is not None:
+            return self._sampler.take_drawn(sampled, steps.draw(plan.chunks, draws))
+        logits = self.forward(plan)
+        assert logits is not None, "rank 0 has the logits"
+        return self._sampler.sample(logits, sampled)
+
+    def _steps_for(self, chunks: Sequence[Chunk]) -> "DecodeSteps | None":
+        """Return the steps of static shapes if `chunks` are one of them."""
+        return self._decode_steps if self._decode_steps is not None and self._decode_steps.fits(chunks) else None
 
     def _await_device(self) -> None:
         """Wait for the GPU. Without a token to read nothing else does, and the batch would seem to take no time."""
@@ -144,8 +154,8 @@ class TorchRunner:
         """Run the forward pass; return logits [draws, vocabulary] of `BatchTensors.sample_rows` on rank 0, or None."""
         if not plan.chunks:
             return None
-        if self._decode_steps is not None and self._decode_steps.fits(plan.chunks):
-            return self._decode_steps.run(plan.chunks)
+        if (steps := self._steps_for(plan.chunks)) is not None:
+            return steps.run(plan.chunks)
         batch = build_batch(plan.chunks, self._cache.shape.block_tokens, self._cache.tensor.device)
         return self._model(batch, self._cache, BatchMetadata(self._backend, self._backend.prepare(batch)))
 
@@ -200,11 +210,27 @@ def build_runner(
     host = HostKv(info.host_slots, cache)
     grammar = LazyGrammar(model_dir, info.eos_token_ids, info.vocab_size)
     backend, steps = attention_parts(config, decoder, model, cache, group, kernels, by_triton=by_triton)
-    forced = config.engine.max_forced_tokens
-    runner = TorchRunner(model, cache, host, backend, info, group, grammar, forced, decode_steps=steps)
+    sampler = Sampler(
+        info.vocab_size,
+        device,
+        grammar.start,
+        max_forced_tokens=config.engine.max_forced_tokens,
+        drawing=_drawing_by_triton(info.vocab_size, dtype, device) if by_triton else None,
+    )
+    runner = TorchRunner(model, cache, host, backend, info, group, grammar, sampler, decode_steps=steps)
     if by_triton:
         runner.forward(_FIRST_PLAN)
     return runner
+
+
+def _drawing_by_triton(vocab_size: int, dtype: torch.dtype, device: torch.device) -> Drawing:
+    """Return the drawing, with its kernels compiled for logits of `dtype` and for those that were processed."""
+    from roost_worker.model.drawing_triton import TritonDrawing  # here, because it needs triton
+
+    drawing = TritonDrawing()
+    for logits_dtype in {dtype, torch.float32}:
+        drawing.largest(torch.zeros(1, vocab_size, dtype=logits_dtype, device=device))
+    return drawing
 
 
 _FIRST_PLAN = BatchPlan(

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from roost_worker.engine.plan import Chunk, NewSlot, Sampled
 from roost_worker.model import counter_rng
+from roost_worker.model.drawing import Drawing, DrawInputs, TorchDrawing, WholeDraws
 from roost_worker.model.logits import FORBIDDEN, apply_min_p, apply_penalties, truncate, unpack_mask
-from roost_worker.model.slot_table import Columns, Need, SlotTable
+from roost_worker.model.slot_table import Need, SlotTable
 
 if TYPE_CHECKING:
     from roost_worker.grammar import GrammarState
@@ -34,10 +35,17 @@ class Sampler:
         device: where the logits are.
         start_grammar: called for slots that have a grammar.
         max_forced_tokens: how many tokens may follow a drawn one without a draw, because a grammar allows no others.
+        drawing: torch's if it is None.
     """
 
     def __init__(
-        self, vocab_size: int, device: torch.device, start_grammar: StartGrammar, *, max_forced_tokens: int = 0
+        self,
+        vocab_size: int,
+        device: torch.device,
+        start_grammar: StartGrammar,
+        *,
+        max_forced_tokens: int = 0,
+        drawing: Drawing | None = None,
     ) -> None:
         self._vocab_size = vocab_size
         self._device = device
@@ -45,6 +53,7 @@ class Sampler:
         self._start_grammar = start_grammar
         self._max_forced_tokens = max_forced_tokens
         self._token_words = counter_rng.token_words(torch.arange(vocab_size, device=device))
+        self._drawing: Drawing = drawing or TorchDrawing(self._token_words)
 
     def free(self, slots: Sequence[int]) -> None:
         """Forget slots."""
@@ -84,16 +93,42 @@ class Sampler:
             going = [index for index, drawn in zip(going, following, strict=True) if not drawn.error]
         return tuple(sampled)
 
+    def whole_draws(self, chunks: Sequence[Chunk]) -> WholeDraws | None:
+        """Return what the draws of a decode step depend on, or None if one of them needs more than a `Drawing` does.
+
+        Of chunks that draw nothing everything is 0.
+        """
+        rows = np.array([row for row, chunk in enumerate(chunks) if chunk.sample], dtype=np.int64)
+        slots = np.array([chunks[row].slot for row in rows], dtype=np.int64)
+        if (self._table.columns.need[slots] & ~Need.RANDOM).any():
+            return None
+        draws = WholeDraws(np.zeros(len(chunks)), np.zeros(len(chunks), np.int64))
+        draws.temperatures[rows] = self._table.columns.temperature[slots]
+        draws.seeds[rows] = self._table.columns.seed[slots]
+        return draws
+
+    def take_drawn(self, chunks: Sequence[Chunk], tokens: Tensor) -> tuple[Sampled, ...]:
+        """Take what was drawn elsewhere, by what `whole_draws` returned.
+
+        Args:
+            chunks: those that draw a token.
+            tokens: [chunks] int64.
+        """
+        slots = np.array([chunk.slot for chunk in chunks])
+        self._table.record(slots, tokens)
+        return tuple(Sampled(slot, token) for slot, token in zip(slots.tolist(), tokens.tolist(), strict=True))
+
     def _sample_rows(self, logits: Tensor, chunks: Sequence[Chunk], depths: "np.ndarray") -> list[Sampled]:
         """Draw a token for each of `chunks` after as many of its guesses as `depths` says."""
         slots = np.array([chunk.slot for chunk in chunks])
         need = Need(int(np.bitwise_or.reduce(self._table.columns.need[slots])))
         if not need:
-            tokens = logits.argmax(dim=1)
+            tokens = self._drawing.largest(logits)
         else:
             positions = np.array([chunk.start + len(chunk.token_ids) - chunk.drafts for chunk in chunks]) + depths
             processed = self._process(_wide(logits), slots, need)
-            tokens = self._draw(processed, slots, positions) if need & Need.RANDOM else processed.argmax(dim=1)
+            is_random = need & Need.RANDOM
+            tokens = self._draw(processed, slots, positions) if is_random else self._drawing.largest(processed)
         self._table.record(slots, tokens)
         sampled = [Sampled(slot, token) for slot, token in zip(slots.tolist(), tokens.tolist(), strict=True)]
         if need & (Need.GRAMMAR | Need.LOGPROBS):
@@ -168,22 +203,23 @@ class Sampler:
             index = torch.from_numpy(rows).to(self._device)
             picked = logits if rows.size == len(slots) else logits[index]
             if draw is None:
-                tokens[index] = picked.argmax(dim=1)
-                continue
-            keys = self._keys(columns, slots[rows], positions[rows])
-            temperature = self._column(columns.temperature, slots[rows], logits.dtype)
-            tokens[index] = draw(picked / temperature[:, None], keys, slots[rows])
+                tokens[index] = self._drawing.largest(picked)
+            else:
+                tokens[index] = draw(picked, self._inputs(slots[rows], positions[rows]), slots[rows])
         return tokens
 
-    def _draw_from_all(self, scaled: Tensor, keys: Tensor, slots: "np.ndarray") -> Tensor:
-        scaled = self._apply_min_p(scaled, slots)
-        return (scaled + counter_rng.gumbel(counter_rng.random_words(keys, self._token_words))).argmax(dim=1)
+    def _draw_from_all(self, logits: Tensor, inputs: DrawInputs, slots: "np.ndarray") -> Tensor:
+        if not self._table.columns.min_p[slots].any():
+            return self._drawing.random(logits, inputs)
+        scaled = self._apply_min_p(_scaled(logits, inputs), slots)
+        return self._drawing.random(scaled, replace(inputs, temperatures=torch.ones_like(inputs.temperatures)))
 
-    def _draw_from_candidates(self, scaled: Tensor, keys: Tensor, slots: "np.ndarray") -> Tensor:
-        columns = self._table.columns
+    def _draw_from_candidates(self, logits: Tensor, inputs: DrawInputs, slots: "np.ndarray") -> Tensor:
+        columns, scaled = self._table.columns, _scaled(logits, inputs)
         top_k = self._column(columns.top_k, slots, torch.int64)
         values, ids = truncate(scaled, top_k, self._column(columns.top_p, slots, scaled.dtype))
         values = self._apply_min_p(values, slots)
+        keys = counter_rng.position_keys(inputs.seeds, inputs.positions)
         noise = counter_rng.gumbel(counter_rng.random_words(keys, self._token_words[ids]))
         return ids.gather(1, (values + noise).argmax(dim=1, keepdim=True)).squeeze(1)
 
@@ -192,9 +228,11 @@ class Sampler:
             return scaled
         return apply_min_p(scaled, self._column(self._table.columns.min_p, slots, scaled.dtype))
 
-    def _keys(self, columns: Columns, slots: "np.ndarray", positions: "np.ndarray") -> Tensor:
-        return counter_rng.position_keys(
-            self._column(columns.seed, slots, torch.int64), torch.from_numpy(positions).to(self._device)
+    def _inputs(self, slots: "np.ndarray", positions: "np.ndarray") -> DrawInputs:
+        return DrawInputs(
+            self._column(self._table.columns.temperature, slots, torch.float64),
+            self._column(self._table.columns.seed, slots, torch.int64),
+            torch.from_numpy(positions).to(self._device),
         )
 
     def _column(self, column: "np.ndarray", slots: "np.ndarray", dtype: torch.dtype) -> Tensor:
@@ -268,6 +306,10 @@ def _joined(sampled: Sampled, drawn: Sampled) -> Sampled:
 def _rows(logits: Tensor, rows: "np.ndarray") -> Tensor:
     """Return some rows of the logits, or the logits themselves when these are all."""
     return logits if len(rows) == len(logits) else logits[torch.from_numpy(rows).to(logits.device)]
+
+
+def _scaled(logits: Tensor, inputs: DrawInputs) -> Tensor:
+    return logits / inputs.temperatures.to(logits.dtype)[:, None]
 
 
 def _wide(logits: Tensor) -> Tensor:
