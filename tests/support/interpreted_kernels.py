@@ -29,5 +29,5 @@ def products_by_rows() -> Iterator[None]:
 
 
 def _create_dot(_builder: Any, a: Any, b: Any, summed: Any, *_precision: Any) -> Any:
-    product = np.stack([np.matmul(row, b.data) for row in a.data])
+    product = np.matmul(a.data[:, None, :], b.data)[:, 0]
     return interpreter.TensorHandle(product + summed.data, summed.dtype.scalar)

@@ -122,7 +122,7 @@ class StoreWorld(RuleBasedStateMachine):
 
     def agree(self, gateway: int, call: str, *arguments: Any, touches: str = "") -> Any:
         """A call moves the clocks, and both stores answer the same. A refusal is answered by None."""
-        next_ms(self.raw)
+        next_ms()
         self.now += 1
         self.touched.add(touches)
         return self.same(gateway, call, *arguments)

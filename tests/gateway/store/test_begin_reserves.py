@@ -129,6 +129,6 @@ async def test_a_step_that_waits_goes_before_one_that_begins_at_the_worker_chose
     waits = await store.begin(begin_request(waiting))
     assert not await store.reserve(reservation(waits, "w1", 60))
     await store.abort(running, runs.ref)
-    next_ms(raw)  # of steps that came in one millisecond either may be first
+    next_ms()  # of steps that came in one millisecond either may be first
     assert (await store.begin(begin_request(coming, first_worker="w1"))).reserved == ""
     assert await store.reserve(reservation(waits, "w1", 60))

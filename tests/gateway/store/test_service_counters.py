@@ -108,7 +108,7 @@ async def test_of_equal_classes_the_tenant_that_has_had_less_goes_first_whatever
     set_counter(raw, "b", 400, waiting=1, until_ms=redis_ms(raw) + LONG_MS)
     first, second = await begun(store, "a"), await begun(other, "b")
     assert not await store.reserve(reservation(first))
-    next_ms(raw)
+    next_ms()
     assert not await other.reserve(reservation(second))
     await store.abort(running.descriptor.session_id, running.ref)
     refused = await store.reserve(reservation(first))
@@ -126,7 +126,7 @@ async def test_begin_does_not_overtake_a_tenant_that_has_had_less(store, other, 
     assert (await other.begin(begin_request(session_id, tenant="a"))).reserved == ""
     session_id = (await other.open(new_session(tenant="c"))).session_id
     own(raw, session_id)
-    next_ms(raw)
+    next_ms()
     tied = await other.begin(begin_request(session_id, tenant="c"))
     assert tied.reserved == "", "it has had nothing as well, and came later"
 
@@ -138,7 +138,7 @@ async def test_the_step_of_who_has_had_the_least_is_heard_when_it_leaves_though_
         set_counter(raw, tenant, counter, waiting=1, until_ms=redis_ms(raw) + LONG_MS)
         places.append(reservation(await begun(store, tenant), revision="rev-1"))
         assert not await store.reserve(places[-1])
-        next_ms(raw)
+        next_ms()
     assert await wakes_of_releases(raw, store, places[2], places[1]) == [Wake(line="rev-1"), Wake()]
 
 
@@ -148,7 +148,7 @@ async def test_how_long_a_step_has_waited_decides_between_steps_of_one_tenant(st
     assert await store.reserve(reservation(running))
     young, old = await begun(store), await begun(other)
     assert not await store.reserve(reservation(young))
-    next_ms(raw)
+    next_ms()
     assert not await other.reserve(reservation(old, waited_ms=9_000))
     await store.abort(running.descriptor.session_id, running.ref)
     assert not await store.reserve(reservation(young))
@@ -175,8 +175,8 @@ async def test_nobody_is_taken_for_dead_in_the_grace_period(store, raw):
 async def test_a_tenant_waits_for_as_long_as_its_attempts_are_renewed(store, raw):
     began = await begun(store, lease_ms=1)
     await store.renew(POOL, [RenewItem(began.descriptor.session_id, began.ref)], LONG_MS)
-    next_ms(raw)
-    next_ms(raw)
+    next_ms()
+    next_ms()
     set_counter(raw, "c", 50, waiting=1, until_ms=redis_ms(raw) + LONG_MS)
     assert (await begun(store, "b")).counter == 0
 
@@ -228,7 +228,7 @@ class BothStores:
         self.raw.close()
 
     def agree(self, call: str, *arguments: Any) -> Any:
-        next_ms(self.raw)
+        next_ms()
         self.now += 1
         answers = [self._outcome(store, call, arguments) for store in (self.redis, self.memory)]
         assert comparable(answers[0]) == comparable(answers[1])

@@ -54,8 +54,8 @@ async def test_reservations_and_waiters_whose_time_is_over_are_purged_in_passing
     assert not await store.reserve(reservation(crashed[1], tokens=99, lease_ms=0))
     late = await begun(store)
     assert not await store.reserve(reservation(late, tokens=99, deadline_ms=1))
-    next_ms(raw)
-    next_ms(raw)
+    next_ms()
+    next_ms()
     began = await begun(store)
     assert await store.reserve(reservation(began, tokens=10))
     assert list(reservations(raw)) == [f"w1|{began.ref.nonce.hex()}"]
@@ -110,7 +110,7 @@ async def test_steps_that_any_worker_can_serve_and_those_of_one_revision_keep_th
     waiting, later = await begun(store), await begun(other)
     assert not await store.reserve(reservation(waiting, revision=first))
     await store.abort(running.descriptor.session_id, running.ref)
-    next_ms(raw)
+    next_ms()
     second = "rev-1" if first == "" else ""
     assert not await other.reserve(reservation(later, revision=second))
     assert await store.reserve(reservation(waiting, revision=first))
@@ -174,7 +174,7 @@ async def test_equal_classes_are_served_first_come_first_served(store, other, ra
     order = [await begun(gateway) for gateway in (store, other, store)]
     for began in order:
         assert not await store.reserve(reservation(began))
-        next_ms(raw)
+        next_ms()
     await store.abort(running.descriptor.session_id, running.ref)
     for began in order:
         behind = order[order.index(began) + 1 :]
@@ -192,7 +192,7 @@ async def test_a_retry_keeps_its_place_among_the_waiters(store, other, raw):
     first = await begun(store)
     own(raw, first.descriptor.session_id)
     assert not await store.reserve(reservation(first))
-    next_ms(raw)
+    next_ms()
     second = await begun(store)
     assert not await store.reserve(reservation(second))
     retried = await other.begin(begin_request(first.descriptor.session_id))
@@ -242,7 +242,7 @@ async def test_only_the_first_of_a_line_is_heard_when_it_leaves(store, raw):
     for _ in range(3):
         places.append(reservation(await begun(store), revision="rev-1"))
         assert not await store.reserve(places[-1])
-        next_ms(raw)
+        next_ms()
     assert await wakes_of_releases(raw, store, places[1], places[0]) == [Wake(line="rev-1"), Wake()]
 
 

@@ -16,9 +16,9 @@ from roost_worker.model.kv_cache import KvShape
 
 pytestmark = interpreted
 
-LENGTHS = (3, 40, 64, 65, 129)
+LENGTHS = (3, 20, 64, 65, 129)
 """At, before and after the edges of blocks, of tiles of keys and of segments."""
-BEFORE, NOW = (2, 0, 63, 5, 128), (1, 40, 1, 60, 1)
+BEFORE, NOW = (2, 0, 63, 40, 128), (1, 20, 1, 25, 1)
 """Decode rows, chunks from the start and behind a context."""
 
 

@@ -23,11 +23,11 @@ DTYPE = "float32" if DEVICE.type == "cpu" else "bfloat16"
 
 @pytest.fixture(scope="module", name="runner")
 def _runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TorchRunner]:
-    """Decode rows of more than 16 tokens would be computed in segments, if it were not strict."""
+    """Decode rows of more than 8 tokens would be computed in segments, if it were not strict."""
     config = worker_config(DTYPE, context_tokens=128, max_running=4)
     model = replace(config.model, determinism="strict")
     folder = dummy_dir("qwen3-tiny", tmp_path_factory.mktemp("model"), DTYPE)
-    with products_by_rows(), patch.object(attention_triton, "SEGMENT_TOKENS", 16):
+    with products_by_rows(), patch.object(attention_triton, "SEGMENT_TOKENS", 8):
         yield build_runner(replace(config, model=model, engine=replace(config.engine, kernels="triton")), folder)
 
 
@@ -50,21 +50,21 @@ def assert_same_bits(row: Row, expected: Row) -> None:
 
 @pytest.mark.parametrize("chunk", [1, 7])
 def test_chunk_size_changes_no_bit(runner: TorchRunner, chunk: int) -> None:
-    ids = prompts(1, 18)[0]
+    ids = prompts(1, 10)[0]
     assert_same_bits(generate(runner, ids, chunk), generate(runner, ids))
 
 
 def test_other_rows_change_no_bit(runner: TorchRunner) -> None:
-    many = prompts(3, 12)
+    many = prompts(3, 6)
     driver = Driver(runner)
     rows = [driver.open(ids) for ids in many]
-    driver.generate(rows, OUTPUT, chunk=9)
+    driver.generate(rows, OUTPUT, chunk=5)
     for row, ids in zip(rows, many, strict=True):
         assert_same_bits(row, generate(runner, ids))
 
 
 def test_a_rebuilt_sequence_goes_on_with_the_same_bits(runner: TorchRunner) -> None:
-    ids = prompts(1, 18)[0]
+    ids = prompts(1, 10)[0]
     whole = generate(runner, ids)
     driver = Driver(runner)
     rebuilt = driver.open(ids, output=whole.output[:2])
