@@ -8,7 +8,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from roost_worker.triton_kernels.attention import attend_segments, attend_tiles, merge_segments
-from roost_worker.triton_kernels.draw import draw_tiles, merge_tiles
+from roost_worker.triton_kernels.draw import draw_tiles, find_floors, merge_tiles
 from roost_worker.triton_kernels.heads import write_heads
 from roost_worker.triton_kernels.product import multiply
 
@@ -25,11 +25,12 @@ CONSTANTS: list[tuple[Any, dict[str, Any]]] = [
     (merge_segments, HEADS | SEGMENTS),
     (write_heads, HEADS | FLAGS | {"KV_HEADS": 8, "ROWS": 32}),
     (multiply, TILES | {"INPUTS": 1024, "OUTPUTS": 4096, "HAS_BIAS": True}),
+    (find_floors, {"VOCAB": 151_936, "TILE": 4096}),
     (draw_tiles, {"VOCAB": 151_936, "TILES": 75, "TILE": 2048}),
     (merge_tiles, {"TILES": 75, "WIDTH": 128}),
 ]
-WHOLE_NUMBERS = ("tiles", "tables", "blocks", "offsets", "seeds", "positions", "tokens")
-DOUBLES = ("temperatures", "best")
+WHOLE_NUMBERS = ("tiles", "tables", "blocks", "offsets", "seeds", "positions", "tokens", "top_ks")
+DOUBLES = ("temperatures", "top_ps", "min_ps", "best")
 FLOATS = ("sums", "tops", "totals")
 SCALARS = {"eps": "fp32", "scale": "fp32"}
 INTEGERS = ("table_stride", "block_stride", "rows")
@@ -39,6 +40,8 @@ def argument_type(name: str, dtype: str) -> str:
     """Of an argument that is not a constant, in Triton's words."""
     if name in WHOLE_NUMBERS:
         return "*i64"
+    if name == "floors":
+        return "*i32"
     if name in DOUBLES:
         return "*fp64"
     if name in FLOATS:
@@ -51,7 +54,8 @@ def argument_type(name: str, dtype: str) -> str:
 def compile_kernels(capability: int, dtype: str) -> None:
     target = GPUTarget("cuda", capability, 32)
     for kernel, constants in CONSTANTS:
-        values = constants | ({"WIDE": dtype == "fp32"} if "WIDE" in kernel.arg_names else {})
+        by_dtype = {"WIDE": dtype == "fp32", "SPARE": 16 if dtype == "bf16" else 0}
+        values = constants | {name: value for name, value in by_dtype.items() if name in kernel.arg_names}
         types = {name: "constexpr" if name in values else argument_type(name, dtype) for name in kernel.arg_names}
         compiled = triton.compile(ASTSource(kernel, types, constexprs=values), target=target)
         print(kernel.__name__, f"{compiled.metadata.shared} bytes of shared memory")

@@ -38,7 +38,11 @@ def runner_of(folder: Path, kernels: KernelChoice, name: str = "qwen3-tiny") -> 
     return build_runner(replace(config, engine=engine), dummy_dir(name, folder, "float32"))
 
 
-SAMPLING = (SamplingParams(), SamplingParams(seed=4, temperature=1.0), SamplingParams(seed=-5, temperature=0.7))
+SAMPLING = (
+    SamplingParams(),
+    SamplingParams(seed=4, temperature=1.0),
+    SamplingParams(seed=-5, temperature=1.3, top_k=40, top_p=0.9, min_p=0.02),
+)
 
 
 def generated(runner: TorchRunner, *, report: bool) -> list[Row]:
@@ -69,12 +73,12 @@ def test_static_steps_draw_the_tokens_of_batches_of_any_shape(
             np.testing.assert_allclose(row.logprobs, plain.logprobs, rtol=0, atol=2e-4)
 
 
-def test_a_step_draws_itself_only_if_all_its_draws_are_from_whole_distributions(tmp_path: Path) -> None:
+def test_a_step_does_not_draw_if_penalties_come_before(tmp_path: Path) -> None:
     driver = Driver(runner_of(tmp_path, "triton"), report=False)
-    plain, truncated = (driver.open(prompts(1, 2)[0], SamplingParams(temperature=1.0, top_k=k)) for k in (0, 1))
-    driver.step([(plain, 2), (truncated, 2)])
+    plain, penalised = (driver.open(prompts(1, 2)[0], SamplingParams(presence_penalty=by)) for by in (0.0, 1.0))
+    driver.step([(plain, 2), (penalised, 2)])
     with patch.object(DecodeSteps, "draw", autospec=True, side_effect=DecodeSteps.draw) as draw:
-        driver.step([(plain, 1), (truncated, 1)])
+        driver.step([(plain, 1), (penalised, 1)])
         assert not draw.called
         driver.step([(plain, 1)])
         assert draw.called

@@ -31,7 +31,7 @@ SAMPLING = (
 CONFIG = worker_config(context_tokens=512, memory_bytes=32 << 20)
 
 
-PLAIN = (SAMPLING[0], SAMPLING[1], SamplingParams(seed=11, temperature=0.6), SAMPLING[0])
+PLAIN = (*SAMPLING[:2], SamplingParams(seed=11, temperature=0.6, top_p=0.95, top_k=20), SamplingParams(min_p=0.1))
 """Steps of static shapes draw these themselves, if no log-probabilities are reported."""
 
 

@@ -2,7 +2,7 @@
 
 All that varies from step to step is in tensors that stay where they are, so that a GPU records a step once, as a CUDA
 graph, and repeats it with one launch. (Launched one by one, the kernels of a small model wait for Python.) Without a
-GPU the same step is run as it is. A step draws its tokens, too, where all of them are drawn from whole distributions.
+GPU the same step is run as it is. A step draws its tokens, too, unless a draw depends on more than `Draws` says.
 """
 
 from collections.abc import Sequence
@@ -17,14 +17,14 @@ from roost_worker.engine.plan import Chunk
 from roost_worker.model.attention_triton import TritonAttention
 from roost_worker.model.batch import BatchTensors
 from roost_worker.model.decode_sizes import decode_sizes, padded_size
-from roost_worker.model.drawing import DrawInputs, WholeDraws
+from roost_worker.model.drawing import Draws
 from roost_worker.model.drawing_triton import TritonDrawing
 from roost_worker.model.kv_cache import PagedKvCache
 from roost_worker.model.llama import BatchMetadata, Llama
 
 _Array = TypeVar("_Array", "np.ndarray", Tensor)
 _TILE = 4
-_COLUMNS = 6
+_COLUMNS = 9
 _RUNS_BEFORE_CAPTURE = 2
 """Kernels are compiled, and libraries allocate what they need, in the first runs; a graph may do neither."""
 
@@ -34,13 +34,16 @@ class _Inputs(Generic[_Array]):
     """A step's inputs, views of one run of int64."""
 
     token_ids: _Array
-    """[rows], like those up to `seeds`."""
+    """[rows], like those up to `min_ps`."""
     positions: _Array
     kv_blocks: _Array
     kv_offsets: _Array
     seeds: _Array
+    top_ks: _Array
     temperatures: _Array
-    """[rows], the bits of float64."""
+    """The bits of float64, like those of `top_ps` and `min_ps`."""
+    top_ps: _Array
+    min_ps: _Array
     tiles: _Array
     """[rows, 4], as in `triton_kernels/attention.py`."""
     tables: _Array
@@ -59,10 +62,22 @@ class _Inputs(Generic[_Array]):
     @classmethod
     def of(cls, numbers: _Array, rows: int, blocks: int) -> "_Inputs[_Array]":
         """Cut `numbers`, [size(rows, blocks)], into views."""
-        token_ids, positions, kv_blocks, kv_offsets, seeds, temperatures = numbers[: rows * _COLUMNS].reshape(-1, rows)
+        columns = numbers[: rows * _COLUMNS].reshape(_COLUMNS, rows)
         rest = numbers[rows * _COLUMNS :]
         tiles, tables = rest[: rows * _TILE].reshape(rows, _TILE), rest[rows * _TILE :].reshape(rows, blocks)
-        return cls(token_ids, positions, kv_blocks, kv_offsets, seeds, temperatures, tiles, tables)
+        return cls(
+            token_ids=columns[0],
+            positions=columns[1],
+            kv_blocks=columns[2],
+            kv_offsets=columns[3],
+            seeds=columns[4],
+            top_ks=columns[5],
+            temperatures=columns[6],
+            top_ps=columns[7],
+            min_ps=columns[8],
+            tiles=tiles,
+            tables=tables,
+        )
 
 
 class _Step:
@@ -87,14 +102,21 @@ class _Step:
             prefill=(),
         )
         self.metadata = BatchMetadata(backend, backend.prepare_step(self.batch, inputs.tiles, inputs.tables))
-        self.draws = DrawInputs(inputs.temperatures.view(torch.float64), inputs.seeds, inputs.positions)
+        self.draws = Draws(
+            temperatures=inputs.temperatures.view(torch.float64),
+            seeds=inputs.seeds,
+            positions=inputs.positions,
+            top_ks=inputs.top_ks,
+            top_ps=inputs.top_ps.view(torch.float64),
+            min_ps=inputs.min_ps.view(torch.float64),
+        )
         self._copied: torch.cuda.Event | None = None
         """Passed once the GPU has read `_host`."""
         if device.type == "cuda":
             self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]  # untyped in torch
         self.graph: torch.cuda.CUDAGraph | None = None
 
-    def fill(self, chunks: Sequence[Chunk], draws: WholeDraws | None) -> None:
+    def fill(self, chunks: Sequence[Chunk], draws: "Draws[np.ndarray] | None") -> None:
         """Set the inputs. Rows without a chunk write KV nowhere and attend to nothing; without `draws` all rows take
         their largest logits."""
         if self._copied is not None:
@@ -108,12 +130,20 @@ class _Step:
         inputs.kv_blocks[:count] = [chunk.block_ids[chunk.start // self._block_tokens] for chunk in chunks]
         inputs.kv_offsets[:count] = starts % self._block_tokens
         inputs.tiles[:count] = np.stack((np.arange(count), np.ones_like(starts), starts, np.arange(count)), axis=1)
-        inputs.seeds[:count] = 0 if draws is None else draws.seeds
-        inputs.temperatures[:count] = 0 if draws is None else draws.temperatures.view(np.int64)
         self._inputs.clear_behind(count)
+        self._fill_draws(count, draws)
         self._numbers.copy_(self._host, non_blocking=True)
         if self._copied is not None:
             self._copied.record()
+
+    def _fill_draws(self, count: int, draws: "Draws[np.ndarray] | None") -> None:
+        inputs = self._inputs
+        if draws is None:
+            inputs.temperatures[:count] = 0
+            return
+        inputs.seeds[:count], inputs.top_ks[:count] = draws.seeds, draws.top_ks
+        inputs.temperatures[:count] = draws.temperatures.view(np.int64)
+        inputs.top_ps[:count], inputs.min_ps[:count] = draws.top_ps.view(np.int64), draws.min_ps.view(np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,11 +183,11 @@ class DecodeSteps:
         logits = self._run(chunks, None).logits
         return logits[_drawing_rows(chunks)] if any(chunk.sample for chunk in chunks) else None
 
-    def draw(self, chunks: Sequence[Chunk], draws: WholeDraws) -> Tensor:
+    def draw(self, chunks: Sequence[Chunk], draws: "Draws[np.ndarray]") -> Tensor:
         """Run a decode step and return the tokens of its draws, [draws] int64, valid until the next step."""
         return self._run(chunks, draws).tokens[_drawing_rows(chunks)]
 
-    def _run(self, chunks: Sequence[Chunk], draws: WholeDraws | None) -> _Result:
+    def _run(self, chunks: Sequence[Chunk], draws: "Draws[np.ndarray] | None") -> _Result:
         size = padded_size(len(chunks), self._sizes)
         assert size is not None
         step = self._steps[size]
@@ -201,7 +231,7 @@ class DecodeSteps:
         assert logits is not None
         # A token goes behind the one that its logits were computed from.
         draws = replace(step.draws, positions=step.draws.positions + 1)
-        return _Result(logits, self._drawing.draw(logits, draws))
+        return _Result(logits, self._drawing.draw_on_device(logits, draws))
 
 
 def _drawing_rows(chunks: Sequence[Chunk]) -> slice | list[int]:

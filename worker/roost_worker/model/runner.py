@@ -133,7 +133,7 @@ class TorchRunner:
             self._await_device()
             return ()
         steps = self._steps_for(plan.chunks)
-        draws = None if steps is None else self._sampler.whole_draws(plan.chunks)
+        draws = None if steps is None else self._sampler.draws_of_step(plan.chunks)
         if steps is not None and draws is not None:
             return self._sampler.take_drawn(sampled, steps.draw(plan.chunks, draws))
         logits = self.forward(plan)

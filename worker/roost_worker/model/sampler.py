@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 from roost_worker.engine.plan import Chunk, NewSlot, Sampled
-from roost_worker.model import counter_rng
-from roost_worker.model.drawing import Drawing, DrawInputs, TorchDrawing, WholeDraws
-from roost_worker.model.logits import FORBIDDEN, apply_min_p, apply_penalties, truncate, unpack_mask
+from roost_worker.model.drawing import Drawing, Draws, TorchDrawing
+from roost_worker.model.logits import FORBIDDEN, apply_penalties, unpack_mask
 from roost_worker.model.slot_table import Need, SlotTable
 
 if TYPE_CHECKING:
@@ -52,8 +51,7 @@ class Sampler:
         self._table = SlotTable(vocab_size, device)
         self._start_grammar = start_grammar
         self._max_forced_tokens = max_forced_tokens
-        self._token_words = counter_rng.token_words(torch.arange(vocab_size, device=device))
-        self._drawing: Drawing = drawing or TorchDrawing(self._token_words)
+        self._drawing: Drawing = drawing or TorchDrawing(vocab_size, device)
 
     def free(self, slots: Sequence[int]) -> None:
         """Forget slots."""
@@ -93,22 +91,21 @@ class Sampler:
             going = [index for index, drawn in zip(going, following, strict=True) if not drawn.error]
         return tuple(sampled)
 
-    def whole_draws(self, chunks: Sequence[Chunk]) -> WholeDraws | None:
-        """Return what the draws of a decode step depend on, or None if one of them needs more than a `Drawing` does.
+    def draws_of_step(self, chunks: Sequence[Chunk]) -> "Draws[np.ndarray] | None":
+        """Return the draws of a decode step, or None if one of them depends on more than a `Drawing` knows.
 
-        Of chunks that draw nothing everything is 0.
+        Chunks that draw nothing have the temperature 0.
         """
-        rows = np.array([row for row, chunk in enumerate(chunks) if chunk.sample], dtype=np.int64)
-        slots = np.array([chunks[row].slot for row in rows], dtype=np.int64)
-        if (self._table.columns.need[slots] & ~Need.RANDOM).any():
+        samples = np.array([chunk.sample for chunk in chunks])
+        slots = np.array([chunk.slot for chunk in chunks])
+        if (self._table.columns.need[slots[samples]] & ~(Need.RANDOM | Need.TRUNCATION)).any():
             return None
-        draws = WholeDraws(np.zeros(len(chunks)), np.zeros(len(chunks), np.int64))
-        draws.temperatures[rows] = self._table.columns.temperature[slots]
-        draws.seeds[rows] = self._table.columns.seed[slots]
+        draws = self._draws(slots, np.array([chunk.start + len(chunk.token_ids) for chunk in chunks]))
+        draws.temperatures[~samples] = 0.0
         return draws
 
     def take_drawn(self, chunks: Sequence[Chunk], tokens: Tensor) -> tuple[Sampled, ...]:
-        """Take what was drawn elsewhere, by what `whole_draws` returned.
+        """Take what was drawn elsewhere, as `draws_of_step` says.
 
         Args:
             chunks: those that draw a token.
@@ -127,8 +124,10 @@ class Sampler:
         else:
             positions = np.array([chunk.start + len(chunk.token_ids) - chunk.drafts for chunk in chunks]) + depths
             processed = self._process(_wide(logits), slots, need)
-            is_random = need & Need.RANDOM
-            tokens = self._draw(processed, slots, positions) if is_random else self._drawing.largest(processed)
+            if need & Need.RANDOM:
+                tokens = self._drawing.draw(processed, self._draws(slots, positions))
+            else:
+                tokens = self._drawing.largest(processed)
         self._table.record(slots, tokens)
         sampled = [Sampled(slot, token) for slot, token in zip(slots.tolist(), tokens.tolist(), strict=True)]
         if need & (Need.GRAMMAR | Need.LOGPROBS):
@@ -188,55 +187,16 @@ class Sampler:
         index = torch.tensor(rows, device=self._device)
         logits[index] = logits[index].masked_fill(forbidden, FORBIDDEN)
 
-    def _draw(self, logits: Tensor, slots: "np.ndarray", positions: "np.ndarray") -> Tensor:
+    def _draws(self, slots: "np.ndarray", positions: "np.ndarray") -> "Draws[np.ndarray]":
         columns = self._table.columns
-        tokens = torch.empty(len(slots), dtype=torch.int64, device=self._device)
-        is_random = columns.temperature[slots] > 0
-        is_cut = is_random & ((columns.top_k[slots] > 0) | (columns.top_p[slots] < 1.0))
-        for rows, draw in (
-            (np.flatnonzero(~is_random), None),
-            (np.flatnonzero(is_random & ~is_cut), self._draw_from_all),
-            (np.flatnonzero(is_cut), self._draw_from_candidates),
-        ):
-            if not rows.size:
-                continue
-            index = torch.from_numpy(rows).to(self._device)
-            picked = logits if rows.size == len(slots) else logits[index]
-            if draw is None:
-                tokens[index] = self._drawing.largest(picked)
-            else:
-                tokens[index] = draw(picked, self._inputs(slots[rows], positions[rows]), slots[rows])
-        return tokens
-
-    def _draw_from_all(self, logits: Tensor, inputs: DrawInputs, slots: "np.ndarray") -> Tensor:
-        if not self._table.columns.min_p[slots].any():
-            return self._drawing.random(logits, inputs)
-        scaled = self._apply_min_p(_scaled(logits, inputs), slots)
-        return self._drawing.random(scaled, replace(inputs, temperatures=torch.ones_like(inputs.temperatures)))
-
-    def _draw_from_candidates(self, logits: Tensor, inputs: DrawInputs, slots: "np.ndarray") -> Tensor:
-        columns, scaled = self._table.columns, _scaled(logits, inputs)
-        top_k = self._column(columns.top_k, slots, torch.int64)
-        values, ids = truncate(scaled, top_k, self._column(columns.top_p, slots, scaled.dtype))
-        values = self._apply_min_p(values, slots)
-        keys = counter_rng.position_keys(inputs.seeds, inputs.positions)
-        noise = counter_rng.gumbel(counter_rng.random_words(keys, self._token_words[ids]))
-        return ids.gather(1, (values + noise).argmax(dim=1, keepdim=True)).squeeze(1)
-
-    def _apply_min_p(self, scaled: Tensor, slots: "np.ndarray") -> Tensor:
-        if not self._table.columns.min_p[slots].any():
-            return scaled
-        return apply_min_p(scaled, self._column(self._table.columns.min_p, slots, scaled.dtype))
-
-    def _inputs(self, slots: "np.ndarray", positions: "np.ndarray") -> DrawInputs:
-        return DrawInputs(
-            self._column(self._table.columns.temperature, slots, torch.float64),
-            self._column(self._table.columns.seed, slots, torch.int64),
-            torch.from_numpy(positions).to(self._device),
+        return Draws(
+            temperatures=columns.temperature[slots],
+            seeds=columns.seed[slots],
+            positions=positions,
+            top_ks=columns.top_k[slots],
+            top_ps=columns.top_p[slots],
+            min_ps=columns.min_p[slots],
         )
-
-    def _column(self, column: "np.ndarray", slots: "np.ndarray", dtype: torch.dtype) -> Tensor:
-        return torch.from_numpy(column[slots]).to(device=self._device, dtype=dtype)
 
     def _annotate(self, sampled: list[Sampled], logits: Tensor, slots: "np.ndarray") -> None:
         """Advance grammars and look up log-probabilities, replacing the results of these rows."""
@@ -306,10 +266,6 @@ def _joined(sampled: Sampled, drawn: Sampled) -> Sampled:
 def _rows(logits: Tensor, rows: "np.ndarray") -> Tensor:
     """Return some rows of the logits, or the logits themselves when these are all."""
     return logits if len(rows) == len(logits) else logits[torch.from_numpy(rows).to(logits.device)]
-
-
-def _scaled(logits: Tensor, inputs: DrawInputs) -> Tensor:
-    return logits / inputs.temperatures.to(logits.dtype)[:, None]
 
 
 def _wide(logits: Tensor) -> Tensor:
