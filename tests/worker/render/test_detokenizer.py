@@ -131,6 +131,13 @@ def test_a_stop_string_counts_only_after_min_tokens() -> None:
     assert stream.stopped_at == 4
 
 
+def test_a_stop_string_that_came_before_min_tokens_does_not_count_although_another_holds_it_back() -> None:
+    stream = TextStream(_renderer(), ["b", "bcd"], min_tokens=3)
+    assert stream.push(_bytes_as_ids("abx")) == "abx"
+    assert stream.push(_bytes_as_ids("bcd")) == ""
+    assert (stream.stopped_at, stream.stop_string) == (4, "b")
+
+
 @pytest.mark.parametrize("text", ["<|im_end|>", "<|endoftext|>"])
 def test_special_tokens_are_never_shown(text: str) -> None:
     stream = TextStream(_renderer())
