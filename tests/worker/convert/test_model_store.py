@@ -91,6 +91,22 @@ def test_a_head_that_is_the_tied_embedding_is_stored_once(store: ModelStore, sou
     assert read_config(path).tied_embeddings
 
 
+def test_a_tied_embedding_may_be_stored_as_the_head_alone(store: ModelStore, source: Path) -> None:
+    """As accelerate and `safetensors.torch.save_model` store it, and transformers 5 reads it."""
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(source / "model.safetensors")
+    del tensors["lm_head.weight"]
+    save_file(tensors, source / "model.safetensors")
+    _edit_config(source, tie_word_embeddings=True)
+    usual = store.prepare(f"file://{source}", "float32")
+    tensors["lm_head.weight"] = tensors.pop("model.embed_tokens.weight")
+    save_file(tensors, source / "model.safetensors")
+    index = {"weight_map": dict.fromkeys(tensors, "model.safetensors")}
+    (source / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert store.prepare(f"file://{source}", "float32").revision == usual.revision
+
+
 @pytest.mark.parametrize("decoder", ["language_model.model.", "model.language_model."])
 def test_the_decoder_of_a_wrapping_model_is_converted(store: ModelStore, source: Path, decoder: str) -> None:
     """Mistral Small 3.1 and later: config and tensors of the text model are inside a larger one's."""
