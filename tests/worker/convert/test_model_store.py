@@ -154,6 +154,16 @@ def test_a_changed_template_is_another_revision(store: ModelStore, source: Path)
     assert store.prepare(f"file://{source}", "float32").revision != first.revision
 
 
+def test_a_changed_template_for_tools_is_another_revision(store: ModelStore, source: Path) -> None:
+    """It is in a folder of its own, so that nothing else of the source changes with it."""
+    template = source / "additional_chat_templates" / "tool_use.jinja"
+    template.parent.mkdir()
+    template.write_text((source / "chat_template.jinja").read_text())
+    first = store.prepare(f"file://{source}", "float32")
+    template.write_text(template.read_text() + "{# changed #}")
+    assert store.prepare(f"file://{source}", "float32").revision != first.revision
+
+
 def _prepare(cache: str, source: str, results: "multiprocessing.Queue[tuple[PreparedModel, list[str]]]") -> None:
     stages: list[str] = []
     model = ModelStore(Path(cache)).prepare(source, "float32", lambda stage, _: stages.append(stage))

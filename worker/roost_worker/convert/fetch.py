@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from roost_worker.convert.errors import ConvertError
+from roost_worker.convert.layout import TOOL_TEMPLATE
 from roost_worker.convert.progress import Progress
 from roost_worker.convert.source import Source
 from roost_worker.convert.source_check import check_folder
@@ -17,7 +18,7 @@ from roost_worker.convert.weight_files import INDEX, REPEATED, read_index
 
 _DESCRIPTION = (
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-    "chat_template.jinja", "chat_template.json", "additional_chat_templates/tool_use.jinja", INDEX,
+    "chat_template.jinja", "chat_template.json", TOOL_TEMPLATE, INDEX,
 )  # fmt: skip
 
 _ANY = "*.safetensors"

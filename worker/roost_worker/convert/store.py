@@ -21,6 +21,7 @@ from roost_worker.convert.layout import (
     is_complete,
     publish,
     scratch_folder,
+    source_files,
     write_json,
 )
 from roost_worker.convert.process import run_converter
@@ -149,5 +150,5 @@ def _stamp(source: Source) -> str:
     path = Path(source.name)
     if source.scheme != "file" or not path.exists():
         return ""
-    files = [path] if path.is_file() else sorted(item for item in path.iterdir() if item.is_file())
-    return ";".join(f"{file.name}:{file.stat().st_size}:{file.stat().st_mtime_ns}" for file in files)
+    files = {path.name: path} if path.is_file() else source_files(path)
+    return ";".join(f"{name}:{file.stat().st_size}:{file.stat().st_mtime_ns}" for name, file in files.items())
