@@ -136,7 +136,6 @@ def _repository(source: Source, folder: Path, progress: Progress) -> Path:
 
 def _snapshot(source: Source, repository: str, revision: str | None, files: Sequence[str], folder: Path) -> Path:
     import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
         path = huggingface_hub.snapshot_download(
@@ -146,7 +145,7 @@ def _snapshot(source: Source, repository: str, revision: str | None, files: Sequ
             ignore_patterns=_UNUSED if _ANY in files else None,
             cache_dir=folder,
         )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = " ".join(str(error).split())
+    except Exception as error:  # those of its HTTP client and of its storage have no class in common
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise ConvertError(f"{source}: the Hugging Face hub refused or cannot be reached: {reason}") from error
     return Path(path)

@@ -47,7 +47,15 @@ class ModelStore:
         returns at once and imports nothing heavy. Raise ConvertError; an incomplete model is removed.
         """
         parsed = _parse(source, dtype)
-        report = progress or _silent
+        try:
+            return self._prepare(parsed, dtype, progress or _silent)
+        except OSError as error:
+            raise ConvertError(
+                f"{source} cannot be prepared: {error}; check that it can be read, and that {self.cache_dir} "
+                "(ROOST_CACHE) can be written and has room for it"
+            ) from error
+
+    def _prepare(self, parsed: Source, dtype: str, report: Progress) -> PreparedModel:
         if parsed.scheme == "dummy":
             return self._write_dummy(parsed, dtype)
         key = _source_key(parsed, dtype)
