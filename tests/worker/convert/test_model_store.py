@@ -91,6 +91,22 @@ def test_a_head_that_is_the_tied_embedding_is_stored_once(store: ModelStore, sou
     assert read_config(path).tied_embeddings
 
 
+def test_a_tied_embedding_may_be_stored_as_the_head_alone(store: ModelStore, source: Path) -> None:
+    """As accelerate and `safetensors.torch.save_model` store it, and transformers 5 reads it."""
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(source / "model.safetensors")
+    del tensors["lm_head.weight"]
+    save_file(tensors, source / "model.safetensors")
+    _edit_config(source, tie_word_embeddings=True)
+    usual = store.prepare(f"file://{source}", "float32")
+    tensors["lm_head.weight"] = tensors.pop("model.embed_tokens.weight")
+    save_file(tensors, source / "model.safetensors")
+    index = {"weight_map": dict.fromkeys(tensors, "model.safetensors")}
+    (source / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert store.prepare(f"file://{source}", "float32").revision == usual.revision
+
+
 @pytest.mark.parametrize("decoder", ["language_model.model.", "model.language_model."])
 def test_the_decoder_of_a_wrapping_model_is_converted(store: ModelStore, source: Path, decoder: str) -> None:
     """Mistral Small 3.1 and later: config and tensors of the text model are inside a larger one's."""
@@ -134,6 +150,16 @@ def test_changed_weights_are_another_revision(store: ModelStore, source: Path) -
 def test_a_changed_template_is_another_revision(store: ModelStore, source: Path) -> None:
     first = store.prepare(f"file://{source}", "float32")
     template = source / "chat_template.jinja"
+    template.write_text(template.read_text() + "{# changed #}")
+    assert store.prepare(f"file://{source}", "float32").revision != first.revision
+
+
+def test_a_changed_template_for_tools_is_another_revision(store: ModelStore, source: Path) -> None:
+    """It is in a folder of its own, so that nothing else of the source changes with it."""
+    template = source / "additional_chat_templates" / "tool_use.jinja"
+    template.parent.mkdir()
+    template.write_text((source / "chat_template.jinja").read_text())
+    first = store.prepare(f"file://{source}", "float32")
     template.write_text(template.read_text() + "{# changed #}")
     assert store.prepare(f"file://{source}", "float32").revision != first.revision
 
@@ -246,6 +272,12 @@ def test_a_file_that_is_no_gguf_is_refused(store: ModelStore, tmp_path: Path) ->
     wrong.write_bytes(b"PK\x03\x04 a zip file")
     with pytest.raises(ConvertError, match=r"model\.gguf is not a GGUF file"):
         store.prepare(f"file://{wrong}", "float32")
+
+
+def test_a_store_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(ConvertError, match=r"^dummy://llama-tiny cannot .*/cache \(ROOST_CACHE\) can be written"):
+        ModelStore(tmp_path / "cache").prepare("dummy://llama-tiny", "float32")
 
 
 def test_the_cache_is_where_the_environment_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
+from huggingface_hub.errors import XetDownloadError
 from safetensors.torch import load_file, save_file
 
 from fake_hub import FakeHub
@@ -216,3 +218,18 @@ def test_a_missing_shard_is_named(repository: Path, tmp_path: Path) -> None:
     (repository / "model-00002-of-00002.safetensors").unlink()
     with pytest.raises(ConvertError, match=r"has no model-00002-of-00002\.safetensors, which"):
         ModelStore(tmp_path / "cache").prepare(f"file://{repository}", "float32")
+
+
+@pytest.mark.parametrize("error", [XetDownloadError("the storage is away"), httpx2.ProxyError("407 Proxy"), OSError()])
+def test_a_hub_that_cannot_be_reached_is_named(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever of huggingface_hub's libraries fails: their errors have no class in common."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+    reason = str(error) or "OSError"
+    with pytest.raises(ConvertError, match=f"hf://org/name: the Hugging Face hub .* cannot be reached: {reason}"):
+        ModelStore(tmp_path / "cache").prepare("hf://org/name", "float32")

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import family_models
 from grammars import EOS, Tool, accepts, allowed_ids, dummy_compiler
+from roost_worker.convert.store import ModelStore
 from roost_worker.grammar import (
     GrammarCompiler,
     GrammarError,
@@ -120,6 +121,22 @@ def test_done_as_soon_as_nothing_may_follow(compiler: GrammarCompiler) -> None:
     state.consume(b'{"x":1')
     assert not state.done
     state.consume(b"}")
+    assert state.done
+    assert allowed_ids(state) == set(EOS)
+
+
+def test_tokens_and_ends_that_the_model_cannot_draw_are_left_out(tmp_path: Path) -> None:
+    """Padding that a tokenizer has beyond the model's vocabulary, and ends of turns without a token."""
+    plain = ModelStore(tmp_path).prepare("dummy://llama-tiny", "float32").path / "tokenizer.json"
+    tokenizer = json.loads(plain.read_bytes())
+    last = tokenizer["added_tokens"][-1]
+    tokenizer["added_tokens"].append({**last, "id": last["id"] + 1, "content": "<pad>"})
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(tokenizer))
+    compiler = GrammarCompiler(path, (*EOS, last["id"] + 1, last["id"] + 1000), last["id"] + 1)
+    assert accepts(compiler, build_json_schema(POINT), '{"x":12}')
+    state = compiler.start(build_json_schema(POINT))
+    state.consume(b'{"x":1}')
     assert state.done
     assert allowed_ids(state) == set(EOS)
 

@@ -1,12 +1,18 @@
 """Text streams depend on the ids alone: not on how they are grouped, and never say what may have to be taken back."""
 
+import json
+from types import SimpleNamespace
+from typing import Any, cast
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models
 
 import family_models
 from roost_worker.render.detokenizer import TextStream
 from roost_worker.render.renderer import Renderer
+from roost_worker.render.vocabulary import Vocabulary
 
 NAME = "qwen3"
 STOPS = [[], ["."], ["end"], ["STOP", "TOP!"], ["é", "😀a"], ["aab", "ab"], ["\n\n", "\n"]]
@@ -131,6 +137,13 @@ def test_a_stop_string_counts_only_after_min_tokens() -> None:
     assert stream.stopped_at == 4
 
 
+def test_a_stop_string_that_came_before_min_tokens_does_not_count_although_another_holds_it_back() -> None:
+    stream = TextStream(_renderer(), ["b", "bcd"], min_tokens=3)
+    assert stream.push(_bytes_as_ids("abx")) == "abx"
+    assert stream.push(_bytes_as_ids("bcd")) == ""
+    assert (stream.stopped_at, stream.stop_string) == (4, "b")
+
+
 @pytest.mark.parametrize("text", ["<|im_end|>", "<|endoftext|>"])
 def test_special_tokens_are_never_shown(text: str) -> None:
     stream = TextStream(_renderer())
@@ -145,3 +158,36 @@ def test_ids_that_pad_the_logits_have_no_text() -> None:
 def test_added_tokens_that_are_not_special_are_shown() -> None:
     stream = TextStream(_renderer())
     assert stream.push([_renderer().vocabulary.control["<tool_call>"]]) == "<tool_call>"
+
+
+def _sequence(*more: dict[str, Any]) -> dict[str, Any]:
+    spaces = {"type": "Replace", "pattern": {"String": "\u2581"}, "content": " "}
+    return {"type": "Sequence", "decoders": [spaces, {"type": "ByteFallback"}, {"type": "Fuse"}, *more]}
+
+
+def _metaspace(**fields: Any) -> dict[str, Any]:
+    return {"type": "Metaspace", "replacement": "\u2581", **fields}
+
+
+@pytest.mark.parametrize(
+    "decoder",
+    [
+        _sequence({"type": "Strip", "content": " ", "start": 1, "stop": 0}),
+        _sequence({"type": "Strip", "content": " ", "start": 0, "stop": 0}),
+        _sequence(),
+        _metaspace(prepend_scheme="first", split=False),
+        _metaspace(prepend_scheme="never", split=False),
+        _metaspace(add_prefix_space=True),
+    ],
+)
+@pytest.mark.parametrize("tokens", [["\u2581a", "\u2581a", "b"], ["\u2581", "\u2581a"], ["b", "\u2581a"]])
+def test_the_first_space_is_kept_as_the_tokenizers_own_decoder_keeps_it(
+    decoder: dict[str, Any], tokens: list[str]
+) -> None:
+    """Sentencepiece puts a space before a text, but not with all models: the decoders of others remove none."""
+    names = ["\u2581", "a", "b", "\u2581a"]
+    model = models.BPE({name: index for index, name in enumerate(names)}, [("\u2581", "a")])
+    document = json.loads(Tokenizer(model).to_str()) | {"decoder": decoder}
+    vocabulary, ids = Vocabulary(json.dumps(document)), [names.index(token) for token in tokens]
+    renderer = cast(Renderer, SimpleNamespace(vocabulary=vocabulary, token_bytes=vocabulary.token_bytes))
+    assert TextStream(renderer).push(ids) == Tokenizer.from_str(json.dumps(document)).decode(ids)

@@ -167,6 +167,16 @@ async def test_a_message_that_cannot_be_read_ends_the_engine() -> None:
         await start_process_engine(worker_config(), Path(), Garbler(), timeout=LONG_SECONDS)
 
 
+async def test_a_message_that_cannot_be_sent_ends_the_engine() -> None:
+    engine = await process_engine(worker_config())
+    engine.send(lambda: None)  # type: ignore[arg-type]
+    async with asyncio.timeout(LONG_SECONDS):
+        with pytest.raises(EngineDeadError, match="a message to rank 0 cannot be sent"):
+            async for _ in engine.outputs():
+                pass
+    await engine.aclose()
+
+
 async def test_thread_that_cannot_make_its_runner_says_why() -> None:
     with pytest.raises(EngineStartError, match=r"ValueError: tensor model\.norm\.weight is missing"):
         await thread_engine(worker_config("fail-rank-0"))

@@ -1,4 +1,5 @@
-"""A rank ends when its shell is gone, by either of the two signs alone: the parent's death, the closed socket."""
+"""A rank ends when its shell is gone, by either of the two signs alone: the parent's death, the closed socket. It ends,
+too, when it cannot read what the shell says."""
 
 import os
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from roost_worker.seam.rank import EXIT_SHELL_GONE, Hello, RankArgs
+from roost_worker.seam.rank import EXIT_MESSAGE_UNREADABLE, EXIT_SHELL_GONE, Hello, RankArgs
 from roost_worker.seam.subprocess_spawner import SubprocessSpawner
 from seam_worlds import FAKE_RUNNER, LONG_SECONDS, worker_config
 
@@ -58,5 +59,19 @@ def test_a_rank_exits_when_the_socket_closes_though_its_parent_lives(tmp_path: P
             with listener.accept() as connection:
                 assert connection.recv() == Hello(0)
             assert rank._process.wait(LONG_SECONDS) == EXIT_SHELL_GONE
+        finally:
+            rank.kill()
+
+
+def test_a_rank_that_cannot_read_a_message_exits_rather_than_seem_alive(tmp_path: Path) -> None:
+    address = str(tmp_path / "shell")
+    args = RankArgs(worker_config(), Path(), 0, 1, address, b"key", runner=FAKE_RUNNER)
+    with Listener(address, "AF_UNIX", authkey=b"key") as listener:
+        rank = SubprocessSpawner().spawn(args)
+        try:
+            with listener.accept() as connection:
+                assert connection.recv() == Hello(0)
+                connection.send_bytes(b"no message")
+                assert rank._process.wait(LONG_SECONDS) == EXIT_MESSAGE_UNREADABLE
         finally:
             rank.kill()

@@ -42,3 +42,12 @@ def test_without_a_default_a_field_is_neutral() -> None:
 
 def test_a_default_too_small_to_divide_by_is_greedy() -> None:
     assert _params(api.Sampling(), {"temperature": 1e-9}).temperature == 0.0
+
+
+def test_an_end_token_that_the_model_cannot_draw_is_left_out() -> None:
+    """A tokenizer may know more tokens than the model, and a `generation_config.json` may name another model's."""
+    vocabulary = Vocabulary(tokenizer_json("qwen3"))
+    known, size = description("qwen3"), len(vocabulary.token_bytes)
+    ends = replace(known, eos_token_ids=(*known.eos_token_ids, size, 151_643))
+    params = sampling_params(api.Sampling(), 10, Renderer(ends, vocabulary, size))
+    assert params.stop_token_ids == frozenset(known.eos_token_ids)

@@ -1,12 +1,14 @@
-"""The converter process: `python -m roost_worker.convert.converter SOURCE DTYPE TARGET`.
+"""The converter process: `python -m roost_worker.convert.converter PARENT SOURCE DTYPE TARGET`.
 
-It reports progress as JSON lines on stdout, `{"stage", "fraction"}`, or why it fails, `{"error"}` (exit status 1).
+It dies with PARENT, the pid of the process that started it. It reports progress as JSON lines on stdout,
+`{"stage", "fraction"}`, or why it fails, `{"error"}` (exit status 1).
 """
 
 import json
 import sys
 from pathlib import Path
 
+from roost_worker.child_process import die_with_parent
 from roost_worker.convert.errors import ConvertError
 from roost_worker.convert.from_folder import convert_folder
 from roost_worker.convert.gguf_header import check_header
@@ -32,7 +34,8 @@ def convert(source: Path, dtype: str, target: Path) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    source, dtype, target = arguments
+    parent, source, dtype, target = arguments
+    die_with_parent(int(parent))
     try:
         convert(Path(source), dtype, Path(target))
     except (ConvertError, OSError) as error:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from roost_worker.convert.errors import ConvertError
+from roost_worker.convert.layout import TOOL_TEMPLATE
 from roost_worker.convert.progress import Progress
 from roost_worker.convert.source import Source
 from roost_worker.convert.source_check import check_folder
@@ -17,7 +18,7 @@ from roost_worker.convert.weight_files import INDEX, REPEATED, read_index
 
 _DESCRIPTION = (
     "config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-    "chat_template.jinja", "chat_template.json", "additional_chat_templates/tool_use.jinja", INDEX,
+    "chat_template.jinja", "chat_template.json", TOOL_TEMPLATE, INDEX,
 )  # fmt: skip
 
 _ANY = "*.safetensors"
@@ -135,7 +136,6 @@ def _repository(source: Source, folder: Path, progress: Progress) -> Path:
 
 def _snapshot(source: Source, repository: str, revision: str | None, files: Sequence[str], folder: Path) -> Path:
     import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
         path = huggingface_hub.snapshot_download(
@@ -145,7 +145,7 @@ def _snapshot(source: Source, repository: str, revision: str | None, files: Sequ
             ignore_patterns=_UNUSED if _ANY in files else None,
             cache_dir=folder,
         )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = " ".join(str(error).split())
+    except Exception as error:  # those of its HTTP client and of its storage have no class in common
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise ConvertError(f"{source}: the Hugging Face hub refused or cannot be reached: {reason}") from error
     return Path(path)

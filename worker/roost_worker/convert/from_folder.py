@@ -34,7 +34,7 @@ def convert_folder(source: Path, dtype: str, target: Path, report: Progress) -> 
     config = normalised_config(document, dtype)
     report("reading weights", 0.0)
     opened = {name: tensor for path in weight_paths(source) for name, tensor in _open_file(path).items()}
-    stored = tensor_names(opened, wrapped=is_wrapped(document))
+    stored = tensor_names(opened, wrapped=is_wrapped(document), tied=config["tie_word_embeddings"])
     if config["tie_word_embeddings"] and _has_own_head(stored):
         config["tie_word_embeddings"] = False
     shapes = expected_shapes(parse_config(config))

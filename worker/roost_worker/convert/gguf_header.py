@@ -39,10 +39,13 @@ _LAYER = ("attn_norm", "attn_q", "attn_k", "attn_v", "attn_output", "ffn_norm", 
 def check_header(path: Path) -> GgufHeader:
     """Read the header and check that the file can be converted. Raise ConvertError with what is missing."""
     header = read_header(path)
+    _refuse_part(path, header)
     architecture = header.keys.get("general.architecture")
     if architecture not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
         raise ConvertError(f"{path.name} is a {architecture} model; as GGUF files the worker runs {known}")
+    if header.keys.get(f"{architecture}.expert_count"):
+        raise ConvertError(f"{path.name} is a mixture of experts, which the worker does not run; use a dense model")
     _refuse_scaled_rope(path, header, architecture)
     layers = range(int(header.keys.get(f"{architecture}.block_count") or 0))
     needed = ["token_embd.weight", "output_norm.weight"]
@@ -51,6 +54,15 @@ def check_header(path: Path) -> GgufHeader:
     if missing:
         raise ConvertError(f"{path.name}: missing tensor {', '.join(missing[:3])}; the file is incomplete")
     return header
+
+
+def _refuse_part(path: Path, header: GgufHeader) -> None:
+    """Refuse a file that has a part of the tensors only; behind the first, files have no other metadata."""
+    parts = header.keys.get("split.count")
+    if isinstance(parts, int) and parts > 1:
+        raise ConvertError(
+            f"{path.name} is one of the {parts} files of a model; join them with llama.cpp's `llama-gguf-split --merge`"
+        )
 
 
 def _refuse_scaled_rope(path: Path, header: GgufHeader, architecture: str) -> None:

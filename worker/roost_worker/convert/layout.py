@@ -14,6 +14,8 @@ from typing import Any
 
 from roost_worker.config import Quantization
 
+TOOL_TEMPLATE = "additional_chat_templates/tool_use.jinja"
+"""The only file of a source that is read from a folder in it."""
 WEIGHTS = "model.safetensors"
 FILES = ("config.json", WEIGHTS, "tokenizer.json", "template.json", "revision.json")
 LAYOUT_VERSION = 2
@@ -44,13 +46,21 @@ def digest_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def source_files(folder: Path) -> dict[str, Path]:
+    """Return the files of a source that may be read, by the names that they have in it, in order."""
+    files = {item.name: item for item in sorted(folder.iterdir()) if item.is_file()}
+    if (folder / TOOL_TEMPLATE).is_file():
+        files[TOOL_TEMPLATE] = folder / TOOL_TEMPLATE
+    return files
+
+
 def digest_source(path: Path) -> str:
     """Return the SHA-256 of a file, or of the names and contents of a folder's files."""
     if path.is_file():
         return digest_file(path)
     total = hashlib.sha256()
-    for file in sorted(item for item in path.iterdir() if item.is_file()):
-        total.update(f"{file.name}\0{digest_file(file)}\n".encode())
+    for name, file in source_files(path).items():
+        total.update(f"{name}\0{digest_file(file)}\n".encode())
     return total.hexdigest()
 
 

@@ -1,21 +1,23 @@
-"""Runs the converter in a process of its own, so that a worker never imports transformers."""
+"""Runs the converter in a process of its own, so that a worker never imports transformers. It dies with the worker."""
 
 import json
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
+from roost_worker.child_process import spawn_module
 from roost_worker.convert.errors import ConvertError
 from roost_worker.convert.progress import Progress
 from roost_worker.convert.source import Source
 
+_CONVERTER = "roost_worker.convert.converter"
+
 
 def run_converter(source: Source, local: Path, dtype: str, target: Path, report: Progress) -> None:
     """Convert `local` (GGUF file or safetensors folder) into `target`. Raise ConvertError with the reason."""
-    command = [sys.executable, "-m", "roost_worker.convert.converter", str(local), dtype, str(target)]
+    arguments = (str(local), dtype, str(target))
     with tempfile.TemporaryFile("w+") as errors:
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as process:
+        with spawn_module(_CONVERTER, *arguments, stdout=subprocess.PIPE, stderr=errors) as process:
             try:
                 reason = _follow(process, report)
                 status = process.wait()
@@ -26,7 +28,7 @@ def run_converter(source: Source, local: Path, dtype: str, target: Path, report:
             raise ConvertError(f"{source}: {reason or _crash(status, errors.read())}")
 
 
-def _follow(process: "subprocess.Popen[str]", report: Progress) -> str:
+def _follow(process: "subprocess.Popen[bytes]", report: Progress) -> str:
     """Pass the converter's JSON lines on as progress; return why it failed, or an empty string."""
     assert process.stdout is not None
     reason = ""

@@ -1,12 +1,12 @@
 """A model's own sampling, from `generation_config.json` or a GGUF header."""
 
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from roost_worker.convert.errors import ConvertError
+from roost_worker.convert.json_file import read_object
 from roost_worker.model.config import ModelConfigError, token_ids
 from roost_worker.render.description import SAMPLING_FIELDS
 
@@ -21,16 +21,7 @@ _GGUF_KEYS = {
 
 def read_generation_config(folder: Path) -> dict[str, Any]:
     """Return a folder's `generation_config.json`; empty without one. Raise ConvertError unless it is a JSON object."""
-    path = folder / "generation_config.json"
-    if not path.is_file():
-        return {}
-    try:
-        document = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ConvertError(f"{path} is not a JSON object: {error}") from error
-    if not isinstance(document, dict):
-        raise ConvertError(f"{path} is not a JSON object")
-    return document
+    return read_object(folder / "generation_config.json")
 
 
 def end_token_ids(generation: Mapping[str, Any]) -> tuple[int, ...]:

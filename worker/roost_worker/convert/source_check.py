@@ -12,9 +12,10 @@ from roost_worker.model.config import parse_config
 def check_folder(folder: Path) -> None:
     """Raise ConvertError if the config, the generation config or the index are of a model that cannot be run."""
     document = read_config(folder)
-    expected = expected_shapes(parse_config(normalised_config(document, "float32")))
+    config = parse_config(normalised_config(document, "float32"))
     generation = read_generation_config(folder)
     sampling_defaults(generation)
     end_token_ids(generation)
     if stored := read_index(folder):
-        check_names(expected, tensor_names(stored, wrapped=is_wrapped(document)))
+        names = tensor_names(stored, wrapped=is_wrapped(document), tied=config.tied_embeddings)
+        check_names(expected_shapes(config), names)

@@ -21,6 +21,7 @@ from roost_worker.convert.layout import (
     is_complete,
     publish,
     scratch_folder,
+    source_files,
     write_json,
 )
 from roost_worker.convert.process import run_converter
@@ -46,7 +47,15 @@ class ModelStore:
         returns at once and imports nothing heavy. Raise ConvertError; an incomplete model is removed.
         """
         parsed = _parse(source, dtype)
-        report = progress or _silent
+        try:
+            return self._prepare(parsed, dtype, progress or _silent)
+        except OSError as error:
+            raise ConvertError(
+                f"{source} cannot be prepared: {error}; check that it can be read, and that {self.cache_dir} "
+                "(ROOST_CACHE) can be written and has room for it"
+            ) from error
+
+    def _prepare(self, parsed: Source, dtype: str, report: Progress) -> PreparedModel:
         if parsed.scheme == "dummy":
             return self._write_dummy(parsed, dtype)
         key = _source_key(parsed, dtype)
@@ -149,5 +158,5 @@ def _stamp(source: Source) -> str:
     path = Path(source.name)
     if source.scheme != "file" or not path.exists():
         return ""
-    files = [path] if path.is_file() else sorted(item for item in path.iterdir() if item.is_file())
-    return ";".join(f"{file.name}:{file.stat().st_size}:{file.stat().st_mtime_ns}" for file in files)
+    files = {path.name: path} if path.is_file() else source_files(path)
+    return ";".join(f"{name}:{file.stat().st_size}:{file.stat().st_mtime_ns}" for name, file in files.items())

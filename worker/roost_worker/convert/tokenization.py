@@ -2,9 +2,10 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 from roost_worker.convert.errors import ConvertError
+from roost_worker.convert.json_file import read_object
+from roost_worker.convert.layout import TOOL_TEMPLATE
 from roost_worker.render.choice import choose_format
 from roost_worker.render.description import TemplateDescription
 
@@ -45,13 +46,13 @@ def read_template(folder: Path) -> str:
 
 def read_tool_template(folder: Path) -> str:
     """Return the template `tool_use` of a model folder, for sessions with tools; or "" if it has none."""
-    jinja = folder / "additional_chat_templates" / "tool_use.jinja"
+    jinja = folder / TOOL_TEMPLATE
     return jinja.read_text(encoding="utf-8") if jinja.exists() else _named_templates(folder).get("tool_use", "")
 
 
 def _named_templates(folder: Path) -> dict[str, str]:
     for name in ("tokenizer_config.json", "chat_template.json"):
-        template = _read(folder / name).get("chat_template")
+        template = read_object(folder / name).get("chat_template")
         if isinstance(template, list):
             return {item["name"]: item["template"] for item in template}
         if template:
@@ -60,10 +61,13 @@ def _named_templates(folder: Path) -> dict[str, str]:
 
 
 def token_text(folder: Path, key: str) -> str:
-    """Return the text of `bos_token` or `eos_token` in `tokenizer_config.json`, or an empty string."""
-    value = _read(folder / "tokenizer_config.json").get(key)
+    """Return the text of `bos_token` or `eos_token`, or an empty string.
+
+    It is in `tokenizer_config.json`; but, as for transformers, `special_tokens_map.json` comes first beside one of
+    before `added_tokens_decoder`.
+    """
+    config = read_object(folder / "tokenizer_config.json")
+    if "added_tokens_decoder" not in config:
+        config |= read_object(folder / "special_tokens_map.json")
+    value = config.get(key)
     return str(value["content"] if isinstance(value, dict) else value or "")
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_bytes())) if path.exists() else {}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from roost_worker.convert.errors import ConvertError
+from roost_worker.convert.shapes import EMBEDDING, HEAD
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -18,12 +19,16 @@ _DECODER_OF_WRAPPER = re.compile(r"^(model\.language_model|language_model\.model
 _HEAD_OF_WRAPPER = re.compile(r"^language_model\.lm_head\.")
 
 
-def tensor_names(stored: Mapping[str, _T], *, wrapped: bool) -> dict[str, _T]:
+def tensor_names(stored: Mapping[str, _T], *, wrapped: bool, tied: bool) -> dict[str, _T]:
     """Return `stored`, whose keys are tensors, by the names that a text-only model has.
 
-    `wrapped`: the decoder is a part of a larger model, whose other tensors keep their names.
+    `wrapped`: the decoder is a part of a larger model, whose other tensors keep their names. `tied`: head and embedding
+    are one tensor, which may be stored under either name.
     """
-    return {_text_only(name) if wrapped else name: value for name, value in stored.items()}
+    named = {_text_only(name) if wrapped else name: value for name, value in stored.items()}
+    if tied and EMBEDDING not in named and HEAD in named:
+        named[EMBEDDING] = named.pop(HEAD)
+    return named
 
 
 def _text_only(name: str) -> str:

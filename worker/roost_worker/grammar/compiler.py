@@ -1,5 +1,6 @@
 """Compiled grammars and their token masks, on llguidance (https://github.com/guidance-ai/llguidance)."""
 
+import json
 import re
 import threading
 from collections import OrderedDict
@@ -96,8 +97,9 @@ class GrammarCompiler:
 
     def __init__(self, tokenizer_json: Path, eos_ids: Sequence[int], vocab_size: int) -> None:
         """`vocab_size` is the number of logits, including padding, which is never allowed."""
-        self._tokenizer = LLTokenizer(str(tokenizer_json), n_vocab=vocab_size, eos_token=list(eos_ids))
-        self._eos_ids = frozenset(eos_ids)
+        tokenizer, ends = _drawable(tokenizer_json.read_text(encoding="utf-8"), eos_ids, vocab_size)
+        self._tokenizer = LLTokenizer(tokenizer, n_vocab=vocab_size, eos_token=ends)
+        self._eos_ids = frozenset(ends)
         self._words = (vocab_size + 31) // 32
         self._compiled: OrderedDict[str, LLMatcher] = OrderedDict()
         self._lock = threading.Lock()
@@ -152,6 +154,21 @@ def fill_masks(states: Sequence[GrammarState | None], out: NDArray[np.int32]) ->
             out[index] = _ALL
         else:
             state.fill(out[index : index + 1])
+
+
+def _drawable(tokenizer: str, eos_ids: Sequence[int], vocab_size: int) -> tuple[str, list[int]]:
+    """Return a `tokenizer.json` and ends of turns without what the model cannot draw, which llguidance refuses.
+
+    Tokenizers get tokens, for padding mostly, that their models were not resized for, and a `generation_config.json`
+    may name ends that the tokenizer does not have.
+    """
+    document = json.loads(tokenizer)
+    added = document.get("added_tokens") or []
+    kept = [token for token in added if token["id"] < vocab_size]
+    known = min(len(document["model"]["vocab"]), vocab_size)
+    ids = {token["id"] for token in kept}
+    ends = [index for index in eos_ids if index < known or index in ids]
+    return tokenizer if len(kept) == len(added) else json.dumps({**document, "added_tokens": kept}), ends
 
 
 def _limits() -> LLParserLimits:

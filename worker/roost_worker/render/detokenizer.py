@@ -74,7 +74,7 @@ class TextStream:
             return new
         window = self._pending + new
         if self.count >= self._min_tokens:
-            places = [(place, text) for text in self._stop if (place := window.find(text)) >= 0]
+            places = [(place, text) for text in self._stop if (place := self._completed(text, window)) >= 0]
             if places:
                 self.stopped_at, self._pending = self.count, ""
                 end, self.stop_string = min(places)
@@ -82,6 +82,13 @@ class TextStream:
         kept = self._possible_stop(window)
         self._pending = window[len(window) - kept :]
         return window[: len(window) - kept]
+
+    def _completed(self, text: str, window: str) -> int:
+        """Return where a stop string that the end of `window`, after what was pending, completes begins in it, or -1.
+
+        One within what was pending was complete before, when it did not count yet.
+        """
+        return window.find(text, max(0, len(self._pending) - len(text) + 1))
 
     def _possible_stop(self, window: str) -> int:
         """Return the length of the longest end of `window` that begins a stop string."""

@@ -41,7 +41,8 @@ class Renderer:
         self.vocabulary = vocabulary
         self.vocab_size = vocab_size
         """Rows of the model's logits; ids from `len(vocabulary.token_bytes)` on are padding."""
-        self.eos_token_ids = description.eos_token_ids
+        self.eos_token_ids = tuple(index for index in description.eos_token_ids if index < vocab_size)
+        """Ids that end a turn, without those that the model cannot draw: its files may name another model's, too."""
         self.sampling_defaults = description.sampling
         """The model's own values of sampling fields; a step's come before them."""
         self.token_bytes = vocabulary.bytes_with_text_of(self.format.marks)

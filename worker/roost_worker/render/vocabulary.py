@@ -43,7 +43,7 @@ class Vocabulary:
         special = set(self.special.values())
         self.token_bytes = _token_bytes(document, self._tokenizer.get_vocab(), self.control, special)
         """The bytes that each id adds to the text; special tokens add none."""
-        self.strips_first_space = not _mentions(document.get("decoder"), "ByteLevel")
+        self.strips_first_space = _strips_first_space(document.get("decoder"))
         """Whether the tokenizer puts a space before the text (sentencepiece), which is removed from the first token."""
 
     @classmethod
@@ -173,6 +173,17 @@ def _token_bytes(
     for token, index in control.items():
         table[index] = b"" if index in special else token.encode()
     return tuple(table)
+
+
+def _strips_first_space(decoder: Any) -> bool:
+    match decoder:
+        case {"type": "Sequence", "decoders": parts}:
+            return any(map(_strips_first_space, parts))
+        case {"type": "Strip", "content": " ", "start": start}:
+            return bool(start > 0)
+        case {"type": "Metaspace"}:
+            return bool(decoder.get("prepend_scheme") != "never")
+    return False
 
 
 def _mentions(part: Any, kind: str) -> bool:

@@ -172,9 +172,14 @@ class ProcessEngine:
 
     def _write(self, connection: RankConnection) -> None:
         """Write messages to rank 0. Runs in a thread."""
-        with suppress(OSError):
+        try:
             while (message := self._outbox.get()) is not None:
                 connection.send(message)
+        except OSError:
+            return  # the reader sees that the rank is gone
+        except Exception as error:
+            # Nothing writes to the rank any more, so it would seem alive and never do what it is told.
+            self._in_loop(self._fail, f"a message to rank 0 cannot be sent: {type(error).__name__}: {error}")
 
     def _take(self, rank: int, frame: object) -> None:
         match frame:

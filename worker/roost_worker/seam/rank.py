@@ -28,6 +28,7 @@ from roost_worker.seam.engine_loop import EngineLoop, Inbox, build_engine, start
 logger = logging.getLogger(__name__)
 
 EXIT_SHELL_GONE = 70
+EXIT_MESSAGE_UNREADABLE = 71
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,8 @@ class ShellLink:
             os._exit(EXIT_SHELL_GONE)
 
     def read(self, take: Callable[[Any], None]) -> None:
-        """Call `take` with each message, in a thread, and exit the process when the shell is gone."""
+        """Call `take` with each message, in a thread, and exit the process when the shell is gone, or when a message
+        cannot be read."""
         threading.Thread(target=self._read, args=(take,), name="shell-reader", daemon=True).start()
 
     def close(self) -> None:
@@ -118,6 +120,10 @@ class ShellLink:
         except (EOFError, OSError):
             if not self._closing:
                 os._exit(EXIT_SHELL_GONE)
+        except Exception:
+            # Nothing reads from the shell any more, so the rank would seem alive and never do what it is told.
+            logger.exception("a message of the shell cannot be read")
+            os._exit(EXIT_MESSAGE_UNREADABLE)
 
 
 def run_rank(args: RankArgs) -> None:
