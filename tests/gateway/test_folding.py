@@ -1,12 +1,13 @@
 """A session is folded on a whole gateway: a summary in place of its first steps, by the client or by the model."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
-from gateway_driver import POOL, Caller, Rig, publish_pool, step_request, violations
+from gateway_driver import LIMIT_SECONDS, POOL, Caller, Rig, publish_pool, step_request, violations
 from null_script import BASE_ID, Script, token_text
 from refused_calls import refused_rpc
 from roost.contract.budgets import BudgetScope, BudgetStatus
@@ -80,6 +81,23 @@ async def test_the_model_writes_the_summary_in_a_fork_that_leaves_nothing_behind
     listed = await caller.stub.ListSessions(pb.ListSessionsRequest(pool=POOL))
     assert [listed.id for listed in listed.sessions] == [session.id]
     assert (await caller.get(session.id)).usage.output_tokens == session.usage.output_tokens
+
+
+@pytest.mark.parametrize("at_budget", [False, True])
+async def test_a_client_that_leaves_while_a_summary_is_written_leaves_no_fork_behind(
+    rig: Rig, *, at_budget: bool
+) -> None:
+    publish_folding(rig)
+    worker = await rig.worker(script=Script(prompt_ids=10, tokens=TOKENS))
+    caller, session = await begun(rig, 3)
+    worker.script.hang_after = 2
+    call = rig.spawn(caller.step(step_request(session, "s3")) if at_budget else fold(caller, session))
+    async with asyncio.timeout(LIMIT_SECONDS):
+        await worker.until_it_hangs()
+        call.cancel()
+        await worker.until(lambda: any(eviction.erased for eviction in worker.evictions))
+    listed = await caller.stub.ListSessions(pb.ListSessionsRequest(pool=POOL))
+    assert [listed.id for listed in listed.sessions] == [session.id]
 
 
 async def test_the_same_request_folds_once_whatever_gateway_it_comes_to(rig: Rig) -> None:
