@@ -4,9 +4,11 @@ from typing import Any
 
 import pytest
 
+from gateway_driver import Rig, step_request
 from roost.contract.pool_document import SCHEMA_VERSION, PoolDocument, PoolRole
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
+from roost.store.keys import POOLS, PoolKeys
 from roost.store.memory import MemoryStore
 from roost_gateway.fleet.pools import Pools
 
@@ -26,6 +28,15 @@ async def test_a_newer_document_leaves_the_one_that_was_read_last(caplog: pytest
     store.documents[POOL] = {"schemaVersion": SCHEMA_VERSION + 1, "admission": {"queueLimit": 6}}
     assert (await pools.reread(POOL)).queue_limit == 5
     assert f"pool {POOL}: its document in the store cannot be read: schemaVersion 2 is newer than 1" in caplog.text
+
+
+async def test_a_document_that_is_no_json_costs_no_other_pool_its_gateways(rig: Rig) -> None:
+    with rig.redis.client() as client:
+        client.set(PoolKeys("test/broken").document, "{")
+        client.sadd(POOLS, "test/broken")
+    await rig.worker()
+    caller = rig.caller(await rig.gateway())
+    assert (await caller.step(step_request(await caller.open()))).committed is not None
 
 
 async def test_a_pool_whose_only_document_is_newer_is_not_served() -> None:
