@@ -56,9 +56,12 @@ class Renewal:
                 by_pool[attempt.pool.pool].append(attempt)
             for pool, batch in by_pool.items():
                 if pool not in self._renewing:
-                    renewing = asyncio.create_task(self._renew(pool, batch), name=f"renew attempts of {pool}")
-                    self._renewing[pool] = renewing
-                    renewing.add_done_callback(lambda _, pool=pool: self._renewing.pop(pool))
+                    self._begin_renewal(pool, batch)
+
+    def _begin_renewal(self, pool: str, batch: list[StepAttempt]) -> None:
+        renewing = asyncio.create_task(self._renew(pool, batch), name=f"renew attempts of {pool}")
+        self._renewing[pool] = renewing
+        renewing.add_done_callback(lambda _: self._renewing.pop(pool))
 
     async def _renew(self, pool: str, batch: list[StepAttempt]) -> None:
         items = [RenewItem(attempt.session_id, attempt.ref) for attempt in batch]
