@@ -33,15 +33,18 @@ class Forking(Protocol):
 
 async def write_summary(gateway: Forking, session_id: str, caller: Caller, deadline: float) -> str:
     """Returns the summary. `deadline` is in seconds of `time.monotonic`. Raises Refused, StoreAwayError."""
-    fork = await gateway.fork(ForkRequest(session_id), caller, deadline - time.monotonic())
+    forking = asyncio.create_task(gateway.fork(ForkRequest(session_id), caller, deadline - time.monotonic()))
     summary = ""
     try:
+        fork = await asyncio.shield(forking)  # a fork of which nobody hears could not be deleted
         async with gateway.step(summary_step(fork.id), caller, deadline - time.monotonic()) as events:
             async for event in events:
                 if isinstance(event, Committed):
                     summary = event.output.content
     finally:
-        await _delete(gateway, fork.id, caller)
+        await asyncio.wait([forking])
+        if forking.exception() is None:
+            await _delete(gateway, forking.result().id, caller)
     if not summary.strip():
         raise invalid([("summary", "the model wrote none; give one")])
     return summary
