@@ -155,6 +155,8 @@ def _read_secret(name: str, path: Path) -> str:
         text = path.read_text().strip()
     except OSError as error:
         raise ConfigError(f"{name} {path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{name} {path}: is no text: {error}") from error
     if not text:
         raise ConfigError(f"{name} {path}: is empty; write the value into it")
     return text
@@ -165,7 +167,7 @@ def _read_mapping(path: Path) -> dict[str, Any]:
         document = yaml.safe_load(path.read_text())
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except yaml.YAMLError as error:
+    except (ValueError, yaml.YAMLError) as error:  # a ValueError: no text, or a date that there is not
         raise ConfigError(f"{path}: neither YAML nor JSON: {error}") from error
     if not isinstance(document, dict) or not all(isinstance(key, str) for key in document):
         raise ConfigError(f"{path}: must hold a mapping of names to values")

@@ -1,12 +1,15 @@
 """A session is folded on a whole gateway: a summary in place of its first steps, by the client or by the model."""
 
+import asyncio
+import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
 import pytest
 
-from gateway_driver import POOL, Caller, Rig, publish_pool, step_request, violations
+from gateway_driver import LIMIT_SECONDS, POOL, Caller, Rig, publish_pool, step_request, violations
 from null_script import BASE_ID, Script, token_text
 from refused_calls import refused_rpc
 from roost.contract.budgets import BudgetScope, BudgetStatus
@@ -15,6 +18,7 @@ from roost.grpc_errors import details_of
 from roost.store.folding import SUMMARY_PROMPT
 from roost.v1 import session_service_pb2 as pb
 from roost_gateway.core.caller import ANYONE
+from roost_gateway.core.summaries import write_summary
 from roost_gateway.front.server import GatewayServer
 
 TOKENS = 6
@@ -80,6 +84,53 @@ async def test_the_model_writes_the_summary_in_a_fork_that_leaves_nothing_behind
     listed = await caller.stub.ListSessions(pb.ListSessionsRequest(pool=POOL))
     assert [listed.id for listed in listed.sessions] == [session.id]
     assert (await caller.get(session.id)).usage.output_tokens == session.usage.output_tokens
+
+
+@pytest.mark.parametrize("at_budget", [False, True])
+async def test_a_client_that_leaves_while_a_summary_is_written_leaves_no_fork_behind(
+    rig: Rig, *, at_budget: bool
+) -> None:
+    publish_folding(rig)
+    worker = await rig.worker(script=Script(prompt_ids=10, tokens=TOKENS))
+    caller, session = await begun(rig, 3)
+    worker.script.hang_after = 2
+    call = rig.spawn(caller.step(step_request(session, "s3")) if at_budget else fold(caller, session))
+    async with asyncio.timeout(LIMIT_SECONDS):
+        await worker.until_it_hangs()
+        call.cancel()
+        await worker.until(lambda: any(eviction.erased for eviction in worker.evictions))
+    listed = await caller.stub.ListSessions(pb.ListSessionsRequest(pool=POOL))
+    assert [listed.id for listed in listed.sessions] == [session.id]
+
+
+class ForksLate:
+    """Implements Forking: the fork is written, and its answer comes once `answers` is set."""
+
+    def __init__(self) -> None:
+        self.asked, self.answers = asyncio.Event(), asyncio.Event()
+        self.deleted: list[str] = []
+
+    async def fork(self, *_: Any) -> Any:
+        self.asked.set()
+        await self.answers.wait()
+        return SimpleNamespace(id="a/b/fork")
+
+    def step(self, *_: Any) -> Any:
+        raise AssertionError("nobody wants the summary any more")
+
+    async def delete(self, session_id: str, _: Any) -> None:
+        self.deleted.append(session_id)
+
+
+async def test_a_client_that_leaves_as_the_fork_for_a_summary_is_written_leaves_none_behind() -> None:
+    gateway: Any = ForksLate()
+    writing = asyncio.create_task(write_summary(gateway, "a/b/0", ANYONE, math.inf))
+    await gateway.asked.wait()
+    writing.cancel()
+    asyncio.get_running_loop().call_soon(gateway.answers.set)
+    with pytest.raises(asyncio.CancelledError):
+        await writing
+    assert gateway.deleted == ["a/b/fork"]
 
 
 async def test_the_same_request_folds_once_whatever_gateway_it_comes_to(rig: Rig) -> None:

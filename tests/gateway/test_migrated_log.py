@@ -1,11 +1,15 @@
 """A log on its way to another revision: cut into requests, and put together again."""
 
 from dataclasses import replace
+from typing import Any
 
+import grpc.aio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from leases import lease_of
+from null_script import rendered
 from roost.contract.heads import Head
 from roost.contract.loghash import extend, pack_ids
 from roost.contract.messages import Message, MessageRole
@@ -13,12 +17,17 @@ from roost.contract.pool_document import PoolDocument
 from roost.contract.steps import StepRequest
 from roost.store.records import LogEntry
 from roost.store.rules import check_migration
+from roost.v1 import worker_service_pb2 as wpb
+from roost.v1.worker_service_pb2_grpc import WorkerServiceServicer, add_WorkerServiceServicer_to_server
+from roost_gateway.fleet.worker_client import WorkerClients
+from roost_gateway.routing.choice import WorkerState
 from roost_gateway.step import worker_requests
 from roost_gateway.step.attempt import StepAttempt
 from roost_gateway.step.migration import migrate_request
 from roost_gateway.step.output import RenderedStep
 from roost_gateway.step.rewriting import Rewriting, rewriting
 from roost_gateway.step.worker_requests import pieces, render_request
+from roost_gateway.step.worker_stream import render
 from step_attempts import attempt_of, descriptor_of
 
 SESSION = descriptor_of(
@@ -83,6 +92,31 @@ async def test_a_piece_says_what_was_rendered_before_it() -> None:
     assert request.date == "2026-11-30"
     assert (request.steps_before, request.tokens_before) == (2, 6)
     assert [message.content for message in request.steps[0].messages] == ["question 2"]
+
+
+class Forgotten(WorkerServiceServicer):
+    """A worker whose channel the gateway gives up while it renders, as when a stream of another step breaks there."""
+
+    def __init__(self) -> None:
+        self.clients = WorkerClients({})
+        self.address = ""
+
+    async def Render(self, request: Any, context: Any) -> wpb.RenderResponse:  # noqa: N802
+        self.clients.forget(self.clients.channel(self.address))
+        return rendered(request, short=False)
+
+
+async def test_a_log_is_rendered_to_its_end_although_the_channel_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_requests, "PIECE_BYTES", 1)
+    server, worker = grpc.aio.server(), Forgotten()
+    add_WorkerServiceServicer_to_server(worker, server)
+    worker.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    await server.start()
+    home = WorkerState(lease_of("w", address=worker.address))
+    steps = await render(migrating(), [entry(number) for number in range(3)], Rewriting(), home, worker.clients)
+    assert len(steps) == 3
+    await worker.clients.aclose()
+    await server.stop(0)
 
 
 async def test_the_new_log_has_the_old_steps_in_new_tokens() -> None:

@@ -42,6 +42,13 @@ def test_a_file_that_is_missing_or_empty_is_refused_by_name(tmp_path: Path, name
         load_config(write(tmp_path, **{name: "empty"}))
 
 
+@pytest.mark.parametrize("name", ["store_url_file", "pool_key_file", "pool_secrets_file"])
+def test_a_file_that_is_no_text_is_refused_by_name(tmp_path: Path, name: str) -> None:
+    (tmp_path / "binary").write_bytes(b"\xff")
+    with pytest.raises(ConfigError, match="binary"):
+        load_config(write(tmp_path, **{name: "binary"}))
+
+
 def test_secrets_differ_by_pool_and_by_key_and_an_empty_key_is_refused() -> None:
     assert len({pool_secret(key, pool) for key in ("k1", "k2") for pool in ("a/b", "a/c")}) == 4
     with pytest.raises(ValueError, match="pool key is empty"):

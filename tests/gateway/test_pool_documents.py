@@ -4,10 +4,14 @@ from typing import Any
 
 import pytest
 
+from gateway_driver import Rig, step_request
 from roost.contract.pool_document import SCHEMA_VERSION, PoolDocument, PoolRole
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
+from roost.store.keys import POOLS, PoolKeys
 from roost.store.memory import MemoryStore
+from roost_gateway.core.caller import ANYONE
+from roost_gateway.core.models import pool_of_model, served_models
 from roost_gateway.fleet.pools import Pools
 
 POOL = "team/agents"
@@ -28,10 +32,26 @@ async def test_a_newer_document_leaves_the_one_that_was_read_last(caplog: pytest
     assert f"pool {POOL}: its document in the store cannot be read: schemaVersion 2 is newer than 1" in caplog.text
 
 
+async def test_a_document_that_is_no_json_costs_no_other_pool_its_gateways(rig: Rig) -> None:
+    with rig.redis.client() as client:
+        client.set(PoolKeys("test/broken").document, "{")
+        client.sadd(POOLS, "test/broken")
+    await rig.worker()
+    caller = rig.caller(await rig.gateway())
+    assert (await caller.step(step_request(await caller.open()))).committed is not None
+
+
 async def test_a_pool_whose_only_document_is_newer_is_not_served() -> None:
     with pytest.raises(Refused) as caught:
         await Pools(store_of({"schemaVersion": SCHEMA_VERSION + 1}), ()).get(POOL)
     assert caught.value.reason is Reason.POOL_NOT_FOUND
+
+
+async def test_a_name_that_a_pool_gives_its_model_twice_still_names_one_pool() -> None:
+    pools = Pools(store_of({"model": {"name": "m", "aliases": ["m", "other", "other"]}}), ())
+    await pools.get(POOL)
+    assert [model.name for model in served_models(pools, ANYONE)] == ["m", "other"]
+    assert [(await pool_of_model(pools, name, ANYONE)).pool for name in ("m", "other")] == [POOL, POOL]
 
 
 def test_the_longest_log_is_the_smaller_of_context_and_limit() -> None:

@@ -75,8 +75,17 @@ def test_keys_are_read_again_when_the_file_changes(tmp_path: Path) -> None:
     assert keys.identify([("authorization", "bearer two")]).tenant == "tenant-2"
     with pytest.raises(Refused):
         keys.identify([("authorization", "Bearer one")])
-    path.write_text("keys: broken")
-    assert keys.identify([("authorization", "Bearer two")]).tenant == "tenant-2"
+
+
+@pytest.mark.parametrize("broken", [b"keys: broken", b"keys: [", b"keys: \xff", b"keys: []\nsince: 2026-02-30"])
+def test_a_key_file_that_cannot_be_read_changes_no_keys_and_starts_no_gateway(tmp_path: Path, broken: bytes) -> None:
+    path = tmp_path / "keys.yaml"
+    path.write_text(f"keys: [{{id: k, sha256: {hash_api_key('one')}, tenant: t, pools: ['*']}}]")
+    keys = Authenticator(path)
+    path.write_bytes(broken)
+    assert keys.identify([("authorization", "Bearer one")]).tenant == "t"
+    with pytest.raises(ConfigError, match="api_keys_file"):
+        Authenticator(path)
 
 
 async def test_health_says_serving_once_store_and_worker_are_there(fresh_redis: RedisServer) -> None:

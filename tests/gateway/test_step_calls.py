@@ -1,6 +1,7 @@
 """A caller's part in a step: when its call is ended for it, and how it hears of a gateway that stops."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
@@ -8,10 +9,16 @@ from typing import Any
 import pytest
 
 from roost.contract.events import Delta, Event
+from roost.contract.pool_document import PoolDocument
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
+from roost.store.memory import MemoryStore
 from roost_gateway.core.pressure import Pressure
 from roost_gateway.core.step_calls import StepCalls
+from roost_gateway.fleet.fleet import Fleet
+from roost_gateway.step.steps import Steps
+from roost_gateway.telemetry import Telemetry
+from step_attempts import attempt_of, descriptor_of
 
 DELTA = Delta("x", [7], 0, 0)
 
@@ -100,3 +107,18 @@ async def test_a_client_that_leaves_leaves_its_step() -> None:
     async with run(step, None) as events:
         assert await anext(events) is DELTA
     assert step.left
+
+
+async def test_a_step_that_fails_as_its_client_leaves_is_no_error_of_the_loop() -> None:
+    """Such as one whose client's deadline ends its wait: both come at once."""
+    store, unheard = MemoryStore(), list[Any]()
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context))
+    steps = Steps(store, Fleet(store, (), {}), lambda _: None, Telemetry())
+    step = steps.start(attempt_of(PoolDocument("a/b"), descriptor_of("a/b/0")).call)
+    assert step.task is not None
+    await asyncio.wait([step.task])
+    steps.leave(step)
+    await steps.aclose(1.0)
+    del step
+    gc.collect()
+    assert not unheard

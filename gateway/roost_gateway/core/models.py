@@ -38,11 +38,12 @@ async def pool_of_model(pools: Pools, name: str, caller: Caller) -> PoolDocument
 
 
 def served_models(pools: Pools, caller: Caller) -> list[ServedModel]:
-    """The models of the pools that the caller may use, under each of their names, in the order of the pools' names."""
+    """The models of the pools that the caller may use, under each of their names once, in the order of the pools'
+    names."""
     documents = (pools.known(pool) for pool in sorted(pools.names) if caller.may_use(pool))
     return [
         ServedModel(name, document.pool, document.token_limit)
         for document in documents
         if document is not None
-        for name in (document.model or document.pool, *document.aliases)
+        for name in dict.fromkeys((document.model or document.pool, *document.aliases))
     ]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from roost.contract.pool_document import PoolDocument
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
+from roost.store.codec import CorruptRecordError
 from roost.store.interface import SessionStore
 
 log = logging.getLogger(__name__)
@@ -56,13 +57,13 @@ class Pools:
         return gone
 
     async def _read(self, name: str) -> None:
-        document = await self._store.pool_document(name)
-        if document is None:
-            self._documents.pop(name, None)
-            return
         try:
-            self._documents[name] = PoolDocument.from_json(name, document)
-        except ValueError as error:  # the one that was read before stays in force
+            document = await self._store.pool_document(name)
+            if document is None:
+                self._documents.pop(name, None)
+            else:
+                self._documents[name] = PoolDocument.from_json(name, document)
+        except (ValueError, CorruptRecordError) as error:  # the one that was read before stays in force
             log.error("%s", error)
 
 

@@ -55,8 +55,13 @@ class Workers:
 
     def get(self, pool: str, worker_id: str) -> WorkerState | None:
         """The live worker, or None if it is unknown or marked broken."""
-        worker = self._indexes[pool].states.get(worker_id)
+        worker = self.listed(pool, worker_id)
         return None if worker is None or worker.start in self._broken_now() else worker
+
+    def listed(self, pool: str, worker_id: str) -> WorkerState | None:
+        """The worker that has a lease, or None. One that is marked broken may still have what it has begun: only what
+        is asked of it tells."""
+        return self._indexes[pool].states.get(worker_id)
 
     def bytes_per_token(self, pool: str) -> float:
         """As measured by one of the pool's workers, since all serve much the same text; 0 without workers."""
@@ -89,15 +94,14 @@ class Workers:
         return self._indexes[pool].choose(need, excluded) is not None
 
     async def find(self, pool: str, worker_id: str) -> WorkerState | None:
-        """The worker if it lives, or None. An unknown worker is looked up in the store, and waited for when the store
-        has just come back."""
-        worker = self.get(pool, worker_id)
-        if worker is None:
+        """The worker that has a lease, even if it is marked broken, or None. An unknown worker is looked up in the
+        store, and waited for when the store has just come back."""
+        if self.listed(pool, worker_id) is None:
             await self.refresh(pool)
         while self.grace and not self.has_published(pool, worker_id):
             await asyncio.sleep(_LOOK_SECONDS)
             await self.refresh(pool)
-        return worker or self.get(pool, worker_id)
+        return self.listed(pool, worker_id)
 
     def has_published(self, pool: str, worker_id: str = "") -> bool:
         """Whether the worker, or without a name any worker of the pool, has a lease, even if it is marked broken."""
@@ -106,7 +110,7 @@ class Workers:
 
     def is_draining(self, pool: str, worker_id: str) -> bool:
         """Whether the worker drained, or was about to, when it was last read, even if it is marked broken."""
-        worker = self._indexes[pool].states.get(worker_id)
+        worker = self.listed(pool, worker_id)
         return worker is not None and worker.lease.stops
 
     def mark_broken(self, worker: WorkerState) -> None:

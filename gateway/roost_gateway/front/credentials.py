@@ -86,7 +86,7 @@ def _stamp(path: Path) -> tuple[int, int, int]:
 def _load(path: Path) -> list[_Key]:
     try:
         document = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:  # a ValueError: no text, or a date that there is not
         raise ConfigError(f"api_keys_file {path}: cannot be read as YAML: {error}") from error
     if not isinstance(document, dict) or not isinstance(document.get("keys"), list):
         raise ConfigError(f"api_keys_file {path}: must hold `keys:` with a list of {{id, sha256, tenant, pools}}")

@@ -115,7 +115,7 @@ class Relay:
             attempt.outbox.restarted(attempt.output, "the output of the earlier attempt is lost")
         self._orphans.clear()
         worker = await self._find(reserved) if reserved else None
-        if worker is None:
+        if worker is None or self._workers.get(attempt.pool.pool, reserved) is None:  # gone, or marked broken
             worker = await self._placement.place(attempt)
         fault_point("gateway.reserve.done")
         return Dispatch(worker)
@@ -226,10 +226,11 @@ class Relay:
         return refused(Reason.STEP_KILLED_WORKERS, retry_ms=QUARANTINE_MS)
 
     def _reconnected(self, dispatch: Dispatch) -> Dispatch | None:
-        """Where to resume once after a broken stream; None when the worker is gone or was asked before."""
+        """Where to resume once after a broken stream; None when the worker is gone or was asked before. It may be
+        marked broken by now: the streams of a trunk break together, and a step that had nothing there gives it up."""
         attempt, worker = self._attempt, dispatch.worker
         resume = attempt.ref if attempt.output.accepted else dispatch.resume
-        known = self._workers.get(attempt.pool.pool, worker.worker_id)
+        known = self._workers.listed(attempt.pool.pool, worker.worker_id)
         if resume is None or dispatch.again or known is None or known.start != worker.start:
             return None
         if not attempt.output.accepted:  # the worker may have read the Resume before its answer was lost

@@ -21,11 +21,14 @@ class Renewal:
         self._store = store
         self._live: set[StepAttempt] = set()
         self._loop: asyncio.Task[None] | None = None
+        self._renewing: dict[str, asyncio.Task[None]] = {}
+        """By pool, each for itself: in a cluster the server of one pool may not answer while those of others do."""
 
     async def aclose(self) -> None:
-        if self._loop is not None:
-            self._loop.cancel()
-            await asyncio.gather(self._loop, return_exceptions=True)
+        running = [*self._renewing.values(), *([self._loop] if self._loop is not None else [])]
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
 
     def __len__(self) -> int:
         return len(self._live)
@@ -52,7 +55,13 @@ class Renewal:
             for attempt in self._live:
                 by_pool[attempt.pool.pool].append(attempt)
             for pool, batch in by_pool.items():
-                await self._renew(pool, batch)
+                if pool not in self._renewing:
+                    self._begin_renewal(pool, batch)
+
+    def _begin_renewal(self, pool: str, batch: list[StepAttempt]) -> None:
+        renewing = asyncio.create_task(self._renew(pool, batch), name=f"renew attempts of {pool}")
+        self._renewing[pool] = renewing
+        renewing.add_done_callback(lambda _: self._renewing.pop(pool))
 
     async def _renew(self, pool: str, batch: list[StepAttempt]) -> None:
         items = [RenewItem(attempt.session_id, attempt.ref) for attempt in batch]

@@ -45,6 +45,8 @@ class RunningStep:
         """None until Begin has returned it."""
         self.task: asyncio.Task[None] | None = None
         """None until it is started."""
+        self.is_heard = False
+        """Whether somebody has heard how it ended."""
         self._began: asyncio.Future[Began | AlreadyCommitted] = asyncio.get_running_loop().create_future()
 
     def begins(self, began: Began | AlreadyCommitted) -> None:
@@ -57,7 +59,7 @@ class RunningStep:
         futures: list[asyncio.Future[Any]] = [self.task, self._began]
         await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
         if not self._began.done():
-            await self.task
+            await self.result()
         return self._began.result()
 
     @property
@@ -76,7 +78,10 @@ class RunningStep:
     async def result(self) -> None:
         """Waits for the end. Raises Refused, StoreAwayError, or CancelledError after it was cut off."""
         assert self.task is not None, "a step is driven from its start on"
-        await self.task
+        try:
+            await self.task
+        finally:
+            self.is_heard = self.task.done()
 
     def cut_off(self) -> None:
         """Ends it, unless it is being committed."""
@@ -137,7 +142,7 @@ class Steps:
     def leave(self, step: RunningStep) -> None:
         """Ends the client's part in a step: unless it has ended or is being committed, it is cut off."""
         self._running.discard(step)
-        if step.task is not None and not step.task.done():
+        if step.task is not None and not step.is_heard:  # it may have failed just as its client left
             step.cut_off()
             self._background.adopt(step.task)
 

@@ -260,11 +260,12 @@ async def render(
 
     Raises WorkerFailureError, or Refused when no other worker would do better.
     """
-    stub, metadata = clients.channel(worker.address).stub, clients.metadata(attempt.pool.pool)
+    metadata = clients.metadata(attempt.pool.pool)
     rendered = list[RenderedStep]()
     for piece in worker_requests.pieces(entries, plan):
         request = worker_requests.render_request(attempt, piece, rendered, plan)
         seconds = attempt.call.milliseconds_left / 1000
+        stub = clients.channel(worker.address).stub  # each time: one that was given up meanwhile takes no more calls
         try:
             response = await stub.Render(request, metadata=metadata, timeout=seconds)
         except grpc.aio.AioRpcError as error:

@@ -44,7 +44,8 @@ class EventStream:
         """`headers` may grow until the first write."""
         self.headers = headers
         self._send = send
-        self._writing = asyncio.Lock()  # a comment and an event may come at once
+        self._writing = asyncio.Lock()  # a comment may come at once with an event, or with the end
+        self._is_finished = False
         self.is_started = False
         """Whether the client has the status and the headers."""
         self.has_events = False
@@ -64,12 +65,16 @@ class EventStream:
         await self._write(f": {text}\n\n".encode())
 
     async def finish(self) -> None:
-        """Ends the response as complete."""
-        await self._start()
-        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+        """Ends the response as complete. What comes later is left out, such as a comment that had to wait."""
+        async with self._writing:
+            await self._start()
+            self._is_finished = True
+            await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _write(self, body: bytes) -> None:
         async with self._writing:
+            if self._is_finished:
+                return
             await self._start()
             self.last_write = asyncio.get_running_loop().time()
             await self._send({"type": "http.response.body", "body": body, "more_body": True})
