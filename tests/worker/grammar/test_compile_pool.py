@@ -68,7 +68,7 @@ def _pid(pool: CompilePool) -> int:
 FATAL = {
     "crash": "SIGSEGV",
     "exit": "status 7",
-    "loop": "longer than 0.2 s of CPU time",
+    "loop": "longer than 0.5 s of CPU time",
     "recurse": "SIGSEGV",
 }
 HARMLESS = {
