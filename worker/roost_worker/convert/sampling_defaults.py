@@ -70,5 +70,5 @@ def _is_valid(name: str, value: object) -> bool:
         case "min_p":
             return 0 <= value <= 1
         case "top_k":
-            return isinstance(value, int) and value >= 0
+            return isinstance(value, int) and 0 <= value < 1 << 32
     return value > 0
