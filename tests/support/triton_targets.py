@@ -29,6 +29,8 @@ CONSTANTS: list[tuple[Any, dict[str, Any]]] = [
     (draw_tiles, {"VOCAB": 151_936, "TILES": 75, "TILE": 2048}),
     (merge_tiles, {"TILES": 75, "WIDTH": 128}),
 ]
+OF_PROCESSED_LOGITS = [(kernel, constants) for kernel, constants in CONSTANTS if kernel in (find_floors, draw_tiles)]
+"""Logits with penalties or a grammar are float32, whatever the model's type is."""
 WHOLE_NUMBERS = ("tiles", "tables", "blocks", "offsets", "seeds", "positions", "tokens", "top_ks")
 DOUBLES = ("temperatures", "top_ps", "min_ps", "best")
 FLOATS = ("sums", "tops", "totals")
@@ -51,9 +53,9 @@ def argument_type(name: str, dtype: str) -> str:
     return SCALARS.get(name, f"*{dtype}")
 
 
-def compile_kernels(capability: int, dtype: str) -> None:
+def compile_kernels(capability: int, dtype: str, kernels: list[tuple[Any, dict[str, Any]]]) -> None:
     target = GPUTarget("cuda", capability, 32)
-    for kernel, constants in CONSTANTS:
+    for kernel, constants in kernels:
         by_dtype = {"WIDE": dtype == "fp32", "SPARE": 16 if dtype == "bf16" else 0}
         values = constants | {name: value for name, value in by_dtype.items() if name in kernel.arg_names}
         types = {name: "constexpr" if name in values else argument_type(name, dtype) for name in kernel.arg_names}
@@ -63,4 +65,5 @@ def compile_kernels(capability: int, dtype: str) -> None:
 
 if __name__ == "__main__":
     for capability in sys.argv[2:]:
-        compile_kernels(int(capability), sys.argv[1])
+        compile_kernels(int(capability), sys.argv[1], CONSTANTS)
+        compile_kernels(int(capability), "fp32", OF_PROCESSED_LOGITS)

@@ -84,9 +84,12 @@ def test_a_step_does_not_draw_if_penalties_come_before(tmp_path: Path) -> None:
         assert draw.called
 
 
-def test_rows_that_pad_a_step_leave_the_null_block_alone_and_what_is_not_drawn_is_left_out(tmp_path: Path) -> None:
+@pytest.mark.parametrize("report", [False, True])
+def test_rows_that_pad_a_step_leave_the_null_block_alone_and_what_is_not_drawn_is_left_out(
+    tmp_path: Path, *, report: bool
+) -> None:
     runner = runner_of(tmp_path, "triton")
-    driver = Driver(runner)
+    driver = Driver(runner, report=report)
     rows = [driver.open(ids) for ids in prompts(3, 2)]
     driver.step([(row, 8) for row in rows])
     rows[1].ids += [7, 8]  # so that its next token is not its last

@@ -31,7 +31,11 @@ SAMPLING = (
 CONFIG = worker_config(context_tokens=512, memory_bytes=32 << 20)
 
 
-PLAIN = (*SAMPLING[:2], SamplingParams(seed=11, temperature=0.6, top_p=0.95, top_k=20), SamplingParams(min_p=0.1))
+PLAIN = (
+    *SAMPLING[:2],
+    SamplingParams(seed=11, temperature=0.6, top_p=0.95, top_k=20),
+    SamplingParams(seed=12, temperature=1.0, min_p=0.1),
+)
 """Steps of static shapes draw these themselves, if no log-probabilities are reported."""
 
 

@@ -116,7 +116,7 @@ def test_of_equal_logits_the_smallest_id_is_taken(places: tuple[int, int]) -> No
 
 
 def test_equal_logits_are_left_together() -> None:
-    """Top-k leaves three tokens here, and top-p, in both cases the three that share the second place."""
+    """Top-k 2, and top-p 0.5, end within the three tokens that share the second place."""
     logits = torch.full((2, VOCAB), -30.0, device=DEVICE)
     logits[:, [4, 130, 299]] = 1.0
     logits[:, 7] = 1.5
@@ -135,3 +135,21 @@ def test_a_forbidden_token_is_not_drawn(allowed: int) -> None:
     logits[:, allowed] = -30.0
     assert TritonDrawing().largest(logits[:1]).tolist() == [allowed]
     assert set(tritons(logits, draws_of(7))) == {allowed}
+
+
+@pytest.mark.parametrize("broken", [slice(0, VOCAB), slice(1, VOCAB, 2)])
+def test_nothing_behind_the_vocabulary_is_drawn_where_logits_are_nan(broken: slice) -> None:
+    """Its id would end the worker: the next step would read an embedding that there is not."""
+    logits, draws = logits_of(7), draws_of(7)
+    logits[:, broken] = float("nan")
+    for tokens in (TritonDrawing().largest(logits).tolist(), tritons(logits, draws)):
+        assert all(0 <= token < VOCAB for token in tokens)
+
+
+def test_the_largest_logit_is_left_by_any_min_p() -> None:
+    """Also where it is -0.0, which is 0.0."""
+    logits = torch.full((1, VOCAB), -1.0, device=DEVICE)
+    logits[0, 200] = -0.0
+    draws = draws_of(4).at(np.array([3]))
+    draws.min_ps[:] = 1.0
+    assert tritons(logits, draws) == [200]

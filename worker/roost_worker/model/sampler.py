@@ -98,7 +98,7 @@ class Sampler:
         """
         samples = np.array([chunk.sample for chunk in chunks])
         slots = np.array([chunk.slot for chunk in chunks])
-        if (self._table.columns.need[slots[samples]] & ~(Need.RANDOM | Need.TRUNCATION)).any():
+        if (self._table.columns.need[slots[samples]] & ~Need.RANDOM).any():
             return None
         draws = self._draws(slots, np.array([chunk.start + len(chunk.token_ids) for chunk in chunks]))
         draws.temperatures[~samples] = 0.0

@@ -25,8 +25,6 @@ class Need(IntFlag):
     GRAMMAR = 8
     RANDOM = 16
     LOGPROBS = 32
-    TRUNCATION = 64
-    """Top-k, top-p or min-p."""
 
 
 def needs(params: SamplingParams, grammar: str | None) -> Need:
@@ -42,8 +40,6 @@ def needs(params: SamplingParams, grammar: str | None) -> Need:
         need |= Need.GRAMMAR
     if params.temperature > 0.0:
         need |= Need.RANDOM
-        if params.top_k or params.top_p < 1.0 or params.min_p:
-            need |= Need.TRUNCATION
     if params.logprobs is not None:
         need |= Need.LOGPROBS
     return need
