@@ -274,10 +274,11 @@ def test_a_file_that_is_no_gguf_is_refused(store: ModelStore, tmp_path: Path) ->
         store.prepare(f"file://{wrong}", "float32")
 
 
-def test_a_store_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["prepare", "find"])
+def test_a_store_that_cannot_be_written_is_named(tmp_path: Path, method: str) -> None:
     (tmp_path / "cache").write_text("a file")
-    with pytest.raises(ConvertError, match=r"^dummy://llama-tiny cannot .*/cache \(ROOST_CACHE\) can be written"):
-        ModelStore(tmp_path / "cache").prepare("dummy://llama-tiny", "float32")
+    with pytest.raises(ConvertError, match=r"^dummy://llama-tiny: .*/cache \(ROOST_CACHE\) can be written"):
+        getattr(ModelStore(tmp_path / "cache"), method)("dummy://llama-tiny", "float32")
 
 
 def test_the_cache_is_where_the_environment_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

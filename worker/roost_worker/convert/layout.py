@@ -18,8 +18,8 @@ TOOL_TEMPLATE = "additional_chat_templates/tool_use.jinja"
 """The only file of a source that is read from a folder in it."""
 WEIGHTS = "model.safetensors"
 FILES = ("config.json", WEIGHTS, "tokenizer.json", "template.json", "revision.json")
-LAYOUT_VERSION = 2
-"""Part of every index key: when the layout changes, models are converted again."""
+LAYOUT_VERSION = 3
+"""Part of every index key: when the layout changes, or what is read of a source, models are converted again."""
 ABANDONED_SECONDS = 86_400.0
 """A folder without a write for this long belongs to a conversion that was killed."""
 

@@ -47,13 +47,8 @@ class ModelStore:
         returns at once and imports nothing heavy. Raise ConvertError; an incomplete model is removed.
         """
         parsed = _parse(source, dtype)
-        try:
+        with self._errors_named(source):
             return self._prepare(parsed, dtype, progress or _silent)
-        except OSError as error:
-            raise ConvertError(
-                f"{source} cannot be prepared: {error}; check that it can be read, and that {self.cache_dir} "
-                "(ROOST_CACHE) can be written and has room for it"
-            ) from error
 
     def _prepare(self, parsed: Source, dtype: str, report: Progress) -> PreparedModel:
         if parsed.scheme == "dummy":
@@ -70,9 +65,23 @@ class ModelStore:
     def find(self, source: str, dtype: str) -> PreparedModel | None:
         """Return the model of `source` in `dtype` if it is in the store, else None. Raise ConvertError as `prepare`."""
         parsed = _parse(source, dtype)
-        if parsed.scheme == "dummy":
-            return self._write_dummy(parsed, dtype)
-        return self._lookup(_source_key(parsed, dtype), parsed, dtype)
+        with self._errors_named(source):
+            if parsed.scheme == "dummy":
+                return self._write_dummy(parsed, dtype)
+            return self._lookup(_source_key(parsed, dtype), parsed, dtype)
+
+    @contextmanager
+    def _errors_named(self, source: str) -> Iterator[None]:
+        """Raise ConvertError where a file cannot be read or written."""
+        try:
+            yield
+        except BrokenPipeError:  # of who reports the progress
+            raise
+        except OSError as error:
+            raise ConvertError(
+                f"{source}: {error}; check that it can be read, and that {self.cache_dir} (ROOST_CACHE) can be written "
+                "and has room for it"
+            ) from error
 
     def _write_dummy(self, source: Source, dtype: str) -> PreparedModel:
         # Every time, since it takes milliseconds and an index would keep a dummy of an earlier version of this code.

@@ -165,9 +165,10 @@ def _drawable(tokenizer: str, eos_ids: Sequence[int], vocab_size: int) -> tuple[
     document = json.loads(tokenizer)
     added = document.get("added_tokens") or []
     kept = [token for token in added if token["id"] < vocab_size]
-    known = min(len(document["model"]["vocab"]), vocab_size)
-    ids = {token["id"] for token in kept}
-    ends = [index for index in eos_ids if index < known or index in ids]
+    vocabulary = document["model"]["vocab"]
+    ordinary = vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary))
+    ids = {*ordinary, *(token["id"] for token in kept)}
+    ends = [index for index in eos_ids if index in ids and index < vocab_size]
     return tokenizer if len(kept) == len(added) else json.dumps({**document, "added_tokens": kept}), ends
 
 
