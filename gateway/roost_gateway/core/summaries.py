@@ -36,7 +36,7 @@ async def write_summary(gateway: Forking, session_id: str, caller: Caller, deadl
     forking = asyncio.create_task(gateway.fork(ForkRequest(session_id), caller, deadline - time.monotonic()))
     summary = ""
     try:
-        fork = await asyncio.shield(forking)  # a fork of which nobody hears could not be deleted
+        fork = await asyncio.shield(forking)  # if its answer were lost, nobody would know the id to delete
         async with gateway.step(summary_step(fork.id), caller, deadline - time.monotonic()) as events:
             async for event in events:
                 if isinstance(event, Committed):
@@ -52,7 +52,7 @@ async def write_summary(gateway: Forking, session_id: str, caller: Caller, deadl
 
 async def _delete(gateway: Forking, fork_id: str, caller: Caller) -> None:
     """Deletes a fork. When its step has just been cut off, its attempt is still being ended, which does not take long.
-    A fork that cannot be deleted goes with its idle time."""
+    A fork that cannot be deleted goes with its idle time, such as one that a closing gateway leaves to the next."""
     wait, give_up = _FIRST_LOOK_SECONDS, time.monotonic() + LEASE_TTL_SECONDS
     while True:
         try:
