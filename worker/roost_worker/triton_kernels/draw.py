@@ -73,7 +73,7 @@ def _largest(numbers, VOCAB: tl.constexpr, TILE: tl.constexpr):
 
 @triton.jit
 def _load(numbers, ids, VOCAB: tl.constexpr):
-    """Return logits as float32; -inf behind the vocabulary's end, and for NaN: a maximum might prefer that end to it."""
+    """Return logits as float32; -inf behind the vocabulary's end, and for NaN, to which a maximum might prefer that."""
     tile = tl.load(numbers + ids, mask=ids < VOCAB, other=float("-inf")).to(tl.float32)
     return tl.where(tile == tile, tile, float("-inf"))
 
