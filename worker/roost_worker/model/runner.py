@@ -136,7 +136,7 @@ class TorchRunner:
         draws = None if steps is None else self._sampler.draws_of_step(plan.chunks)
         if steps is not None and draws is not None:
             return self._sampler.take_drawn(sampled, steps.draw(plan.chunks, draws))
-        logits = self.forward(plan)
+        logits = self._logits(plan, steps)
         assert logits is not None, "rank 0 has the logits"
         return self._sampler.sample(logits, sampled)
 
@@ -152,9 +152,11 @@ class TorchRunner:
     @torch.inference_mode()
     def forward(self, plan: BatchPlan) -> torch.Tensor | None:
         """Run the forward pass; return logits [draws, vocabulary] of `BatchTensors.sample_rows` on rank 0, or None."""
-        if not plan.chunks:
-            return None
-        if (steps := self._steps_for(plan.chunks)) is not None:
+        return self._logits(plan, self._steps_for(plan.chunks)) if plan.chunks else None
+
+    def _logits(self, plan: BatchPlan, steps: "DecodeSteps | None") -> torch.Tensor | None:
+        """Return what `forward` does, of chunks for which `_steps_for` returned `steps`."""
+        if steps is not None:
             return steps.run(plan.chunks)
         batch = build_batch(plan.chunks, self._cache.shape.block_tokens, self._cache.tensor.device)
         return self._model(batch, self._cache, BatchMetadata(self._backend, self._backend.prepare(batch)))

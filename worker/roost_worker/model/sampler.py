@@ -111,9 +111,7 @@ class Sampler:
             chunks: those that draw a token.
             tokens: [chunks] int64.
         """
-        slots = np.array([chunk.slot for chunk in chunks])
-        self._table.record(slots, tokens)
-        return tuple(Sampled(slot, token) for slot, token in zip(slots.tolist(), tokens.tolist(), strict=True))
+        return tuple(self._record(np.array([chunk.slot for chunk in chunks]), tokens))
 
     def _sample_rows(self, logits: Tensor, chunks: Sequence[Chunk], depths: "np.ndarray") -> list[Sampled]:
         """Draw a token for each of `chunks` after as many of its guesses as `depths` says."""
@@ -128,11 +126,15 @@ class Sampler:
                 tokens = self._drawing.draw(processed, self._draws(slots, positions))
             else:
                 tokens = self._drawing.largest(processed)
-        self._table.record(slots, tokens)
-        sampled = [Sampled(slot, token) for slot, token in zip(slots.tolist(), tokens.tolist(), strict=True)]
+        sampled = self._record(slots, tokens)
         if need & (Need.GRAMMAR | Need.LOGPROBS):
             self._annotate(sampled, logits, slots)
         return sampled
+
+    def _record(self, slots: "np.ndarray", tokens: Tensor) -> list[Sampled]:
+        """Count a drawn token of each slot, and return them."""
+        self._table.record(slots, tokens)
+        return [Sampled(slot, token) for slot, token in zip(slots.tolist(), tokens.tolist(), strict=True)]
 
     def _process(self, logits: Tensor, slots: "np.ndarray", need: Need) -> Tensor:
         if need & Need.PENALTIES:
