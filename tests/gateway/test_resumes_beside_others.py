@@ -29,7 +29,7 @@ class AcceptsLate(NullWorker):
 
 
 async def test_streams_that_break_together_are_resumed_whichever_of_them_is_told_first(rig: Rig) -> None:
-    """The step that its worker had not accepted is told first, since it came first, and goes elsewhere."""
+    """The step that its worker had not accepted opened its stream first, so it fails first and goes elsewhere."""
     worker = await rig.run(AcceptsLate(rig.redis.url, POOL, script=Script(tokens=TOKENS, hang_after=5)))
     async with CuttingProxy(worker.address) as proxy:
         worker.address = proxy.address

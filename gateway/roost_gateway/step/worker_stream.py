@@ -265,7 +265,7 @@ async def render(
     for piece in worker_requests.pieces(entries, plan):
         request = worker_requests.render_request(attempt, piece, rendered, plan)
         seconds = attempt.call.milliseconds_left / 1000
-        stub = clients.channel(worker.address).stub  # each time: one that was given up meanwhile takes no more calls
+        stub = clients.channel(worker.address).stub  # again for each piece: a closed channel takes no calls
         try:
             response = await stub.Render(request, metadata=metadata, timeout=seconds)
         except grpc.aio.AioRpcError as error:

@@ -178,7 +178,7 @@ class ProcessEngine:
         except OSError:
             return  # the reader sees that the rank is gone
         except Exception as error:
-            # Nothing writes to the rank any more, so it would seem alive and never do what it is told.
+            # Without this thread the rank would go on sending heartbeats, but get no more messages.
             self._in_loop(self._fail, f"a message to rank 0 cannot be sent: {type(error).__name__}: {error}")
 
     def _take(self, rank: int, frame: object) -> None:

@@ -121,7 +121,7 @@ class ShellLink:
             if not self._closing:
                 os._exit(EXIT_SHELL_GONE)
         except Exception:
-            # Nothing reads from the shell any more, so the rank would seem alive and never do what it is told.
+            # Without this thread the rank would go on sending heartbeats, but read no more messages.
             logger.exception("a message of the shell cannot be read")
             os._exit(EXIT_MESSAGE_UNREADABLE)
 

@@ -33,8 +33,8 @@ def find_floors(
 ):
     """Find a row's floor. The grid is [rows]. Logits are summed in an order that depends on the row only.
 
-    A row with top-k and top-p is read up to 34 times if it is bfloat16, up to 66 times if it is float32; one program
-    has it, so that few rows leave most of a GPU idle meanwhile.
+    A row with top-k and top-p is read up to 34 times if it is bfloat16, up to 66 times if it is float32. One program
+    computes a whole row, so a batch of few rows uses a small part of the GPU.
 
     Args:
         logits: [rows, VOCAB], contiguous.
