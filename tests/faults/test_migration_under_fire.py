@@ -148,7 +148,7 @@ async def test_the_new_model_takes_the_log_over_and_the_oracle_agrees(
     drawn = SamplingParams(temperature=0.0, max_tokens=24)
     log = [Judged([*step.prompt_token_ids, *step.output_token_ids], ()) for step in new[:3]]
     log.append(Judged(new[3].prompt_token_ids, new[3].output_token_ids, drawn))
-    reports = await asyncio.to_thread(Oracle(pool.stack.model_dir, "int8").score, log)
+    reports = await asyncio.to_thread(Oracle(pool.stack.model_dir, "int8", "int8").score, log)
     assert len(reports) == 24
     assert judge(reports).token_exact
 

@@ -296,14 +296,14 @@ def test_worker_config_carries_the_spec(tmp_path: Path) -> None:
     value = model(
         dtype="float32",
         tensorParallel=2,
-        kvCache={"blockTokens": 16, "memory": "3Mi", "evictionPolicy": "LRU", "hostMemory": "5Mi"},
+        kvCache={"blockTokens": 16, "memory": "3Mi", "evictionPolicy": "LRU", "hostMemory": "5Mi", "dtype": "int8"},
         engine={"maxRunning": 4, "kernels": "torch"},
     )
     value["spec"]["workers"] = {"drainTimeoutSeconds": 7}
     config = worker_config(parse(value), store_url="redis://x", pool_secret="s", cache_dir=tmp_path)
     assert (config.pool, config.store_url, config.pool_secret, config.drain_seconds) == ("n/p", "redis://x", "s", 7.0)
     assert (config.model.dtype, config.model.tensor_parallel, config.model.context_tokens) == ("float32", 2, 512)
-    assert config.kv == KvConfig(16, 3 * 1024 * 1024, "LRU", 5 * 1024 * 1024)
+    assert config.kv == KvConfig(16, 3 * 1024 * 1024, "LRU", 5 * 1024 * 1024, "int8")
     assert (config.engine.max_running, config.engine.max_batch_tokens, config.engine.kernels) == (4, 256, "torch")
     assert config.cache_dir == tmp_path
 

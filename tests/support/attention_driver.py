@@ -88,12 +88,14 @@ class AttentionDriver:
         backend: Callable[[KvShape, torch.dtype], AttentionBackend],
         block_tokens: int,
         left_behind: float = 9.0,
+        *,
+        is_int8: bool = False,
     ) -> None:
         """`left_behind` is what free blocks hold."""
         self._layer = layer
         dtype = layer.sequences[0].dtype
         tables = [-(-len(sequence) // block_tokens) for sequence in layer.sequences]
-        shape = KvShape(sum(tables) + 1, 2, block_tokens, layer.heads.share.kv_heads, layer.heads.head_dim)
+        shape = KvShape(sum(tables) + 1, 2, block_tokens, layer.heads.share.kv_heads, layer.heads.head_dim, is_int8)
         self.cache = PagedKvCache(shape, dtype, CPU)
         self.cache.tensor[1:] = left_behind
         blocks = (1 + torch.randperm(sum(tables), generator=torch.Generator().manual_seed(1))).split(tables)

@@ -189,14 +189,15 @@ def _listens(pid: int, port: int) -> bool:
 async def fault_stack(folder: Path, source: str = "", policy: str = "Migrate") -> AsyncIterator[FaultStack]:
     """Runs the pool; its processes pass fault points armed by files in a folder of their own.
 
-    Its workers guess output and round weights: neither may make a difference to what a death leaves. Run again in the
-    same folder it has the same sessions; `source` is another model, `policy` what becomes of them.
+    Its workers guess output and round weights and KV: none of it may make a difference to what a death leaves. Run
+    again in the same folder it has the same sessions; `source` is another model, `policy` what becomes of them.
     """
     faults = folder / "faults"
     faults.mkdir(exist_ok=True)
     role = {"name": "agent", "priority": 10, "maxOutputTokensPerStep": 64, "speculation": "PromptLookup"}
     pool = tiny_pool("faults", [role], replicas=2, context=512, memory="4Mi", batch=128, dtype="float64")
     pool["spec"]["models"][0]["quantization"] = "int8"
+    pool["spec"]["models"][0]["kvCache"]["dtype"] = "int8"
     pool["spec"]["sessions"] = {"onModelChange": policy}
     if source:
         pool["spec"]["models"][0]["source"] = source

@@ -38,7 +38,7 @@ class ReferenceAttention:
         outputs = []
         for span, blocks, mask in spans:
             key, value = (
-                side.index_select(0, blocks).flatten(0, 1)[: span.length].transpose(0, 1)
+                side.gather(blocks, self._dtype).flatten(0, 1)[: span.length].transpose(0, 1)
                 for side in (kv.keys, kv.values)
             )
             outputs.append(attend_sequence(new.query[span.begin : span.end], key, value, mask, causal=False))

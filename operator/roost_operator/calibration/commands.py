@@ -16,11 +16,14 @@ from roost_operator.calibration.comparison import GOAL, Comparison
 from roost_worker.config import (
     DETERMINISMS,
     KERNELS,
+    KV_DTYPES,
     QUANTIZATIONS,
     Determinism,
     Dtype,
     EngineConfig,
     KernelChoice,
+    KvConfig,
+    KvDtype,
     ModelConfig,
     Quantization,
     WorkerConfig,
@@ -35,6 +38,7 @@ def calibrate(
     out: Annotated[Path, typer.Option(help="File for the costs, which `--costs` takes.")],
     dtype: Annotated[str, typer.Option(help="bfloat16, float32, or float64 (dummy:// only)")] = "bfloat16",
     quantization: Annotated[str, typer.Option(help=f"Of the weights: {', '.join(QUANTIZATIONS)}")] = "none",
+    kv_dtype: Annotated[str, typer.Option(help=f"Of keys and values: {', '.join(KV_DTYPES)}")] = "auto",
     determinism: Annotated[str, typer.Option(help=f"Of the engine: {', '.join(DETERMINISMS)}")] = "relaxed",
     kernels: Annotated[str, typer.Option(help=f"Of the engine: {', '.join(KERNELS)}")] = "auto",
     tensor_parallel: Annotated[int, typer.Option(min=1, help="Ranks of the engine.")] = 1,
@@ -65,7 +69,7 @@ def calibrate(
             quantization=cast(Quantization, quantization),
         )
         engine = EngineConfig(max_running, max_batch_tokens, kernels=cast(KernelChoice, kernels))
-        config = WorkerConfig("roost/calibrate", model, engine=engine)
+        config = WorkerConfig("roost/calibrate", model, KvConfig(dtype=cast(KvDtype, kv_dtype)), engine)
         model_dir = ModelStore(cache_dir).prepare(source, dtype, _progress).path
         measured = asyncio.run(measure(config, model_dir, repeats, _say))
         out.write_text(json.dumps(asdict(measured.costs), indent=1) + "\n")

@@ -132,7 +132,8 @@ class LocalStack:
         await self._redis_process.start()
         self._link = RedisLink.open(self._redis.url, socket_timeout=5.0)
         try:
-            await self._publish(self._link, model.revision_in(self.pool.spec.model.quantization))
+            spec = self.pool.spec.model
+            await self._publish(self._link, model.revision_in(spec.quantization, spec.kv_cache.dtype))
         except (StoreAwayError, Refused) as error:
             log = self._redis_process.command.log
             raise StackError(f"{error}; the end of {log}:\n{log_end(log)}") from error

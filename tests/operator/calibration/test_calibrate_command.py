@@ -42,6 +42,7 @@ def test_it_writes_costs_that_simulate_reads_and_compares_them(tmp_path: Path) -
         (("dummy://nothing",), "dummy://nothing is unknown; use one of"),
         (("dummy://llama-tiny", "--dtype", "int8"), "dtype: 'int8' is unknown"),
         (("dummy://llama-tiny", "--quantization", "int4"), "quantization: 'int4' is unknown; use one of none, int8"),
+        (("dummy://llama-tiny", "--kv-dtype", "fp8"), "kvCache.dtype: 'fp8' is unknown; use one of auto, int8"),
         (("dummy://llama-tiny", "--determinism", "lax"), "determinism: 'lax' is unknown; use one of relaxed, strict"),
         (("dummy://llama-tiny", "--kernels", "cuda"), "kernels: 'cuda' is unknown; use one of auto, torch, triton"),
         (("dummy://llama-tiny", "--max-batch-tokens", "2"), "must be at least maxRunning"),
@@ -66,12 +67,13 @@ def test_it_measures_the_engine_that_a_pool_with_these_options_would_run(
 
     monkeypatch.setattr(commands, "measure", measured)
     chosen = ("--quantization", "int8", "--determinism", "strict", "--kernels", "triton", "--tensor-parallel", "2")
+    chosen += ("--kv-dtype", "int8")
     files = ("--out", str(tmp_path / "costs.json"), "--cache-dir", str(tmp_path / "cache"))
     assert CliRunner().invoke(app, ["dummy://llama-tiny", *QUICK, *chosen, *files]).exit_code == 1
     model = ModelConfig(
         "calibrated", "dummy://llama-tiny", "float32", 2, 512, determinism="strict", quantization="int8"
     )
-    assert [(config.model, config.engine.kernels) for config in configs] == [(model, "triton")]
+    assert [(config.model, config.kv.dtype, config.engine.kernels) for config in configs] == [(model, "int8", "triton")]
 
 
 def test_errors_are_relative_to_the_engine_and_the_median_of_rounds() -> None:

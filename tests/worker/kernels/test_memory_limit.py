@@ -65,7 +65,14 @@ def attention_over_ones(of: Kernels, head_dim: int) -> tuple[int, Callable[[], t
     spans, tables = np.array([[0, len(query), 0, 0]]), np.array([0])
 
     def attend() -> torch.Tensor:
-        kv = PagedKv(keys.data_ptr(), values.data_ptr(), keys.nbytes, block_tokens=16, kv_heads=1, head_dim=head_dim)
+        kv = PagedKv(
+            keys=keys.data_ptr(),
+            values=values.data_ptr(),
+            block_bytes=keys.nbytes,
+            block_tokens=16,
+            kv_heads=1,
+            head_dim=head_dim,
+        )
         return of.attend(query, kv, spans, tables)
 
     return query.nbytes, attend

@@ -40,16 +40,21 @@ BACKENDS = [
 ]
 
 
-def attended(layer: Layer, backend: Backend, cuts: Sequence[Sequence[int]], block_tokens: int) -> list[Tensor]:
+def attended(
+    layer: Layer, backend: Backend, cuts: Sequence[Sequence[int]], block_tokens: int, *, is_int8: bool = False
+) -> list[Tensor]:
     """Each sequence's outputs of the last batch of `cuts`."""
-    driver = AttentionDriver(layer, backend, block_tokens)
+    driver = AttentionDriver(layer, backend, block_tokens, is_int8=is_int8)
     return [driver.attend(*tokens) for tokens in cuts][-1]
 
 
-def assert_close(layer: Layer, backend: Backend, cuts: Sequence[Sequence[int]], block_tokens: int = 16) -> None:
+def assert_close(
+    layer: Layer, backend: Backend, cuts: Sequence[Sequence[int]], block_tokens: int = 16, *, is_int8: bool = False
+) -> None:
     dtype = layer.sequences[0].dtype
-    expected = attended(layer.to(torch.float64), reference, cuts, block_tokens)
-    for out, exact in zip(attended(layer, backend, cuts, block_tokens), expected, strict=True):
+    expected = attended(layer.to(torch.float64), reference, cuts, block_tokens, is_int8=is_int8)
+    outputs = attended(layer, backend, cuts, block_tokens, is_int8=is_int8)
+    for out, exact in zip(outputs, expected, strict=True):
         torch.testing.assert_close(out.double(), exact, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
 
 
@@ -76,9 +81,48 @@ def test_a_mixed_batch_is_the_plain_backends(head_dim: int, dtype: torch.dtype, 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("head_dim", [8, 34, 80, 128])
+def test_int8_is_read_as_it_was_rounded(head_dim: int, dtype: torch.dtype, backend: Callable[[], Backend]) -> None:
+    """Keys that are not rotated are the same numbers for all backends, and are rounded to the same steps."""
+    before, now = (299, 0, 255, 30, 0, 505), (1, 1, 5, 60, 33, 8)
+    unrotated = layer((300, 1, 260, 90, 33, 513), dtype, head_dim=head_dim, rotates=False)
+    assert_close(unrotated, backend(), [before, now], is_int8=True)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+def test_int8_loses_little(dtype: torch.dtype, backend: Callable[[], Backend]) -> None:
+    of, cuts = layer((300, 65), dtype, norms=True), [(280, 64), (20, 1)]
+    exact = attended(of.to(torch.float64), reference, cuts, 16)
+    for out, expected in zip(attended(of, backend(), cuts, 16, is_int8=True), exact, strict=True):
+        assert not torch.equal(out.double(), expected)
+        torch.testing.assert_close(out.double(), expected, atol=5e-2, rtol=0)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("number", [float("nan"), float("inf")], ids=str)
+@pytest.mark.parametrize("side", [1, 2], ids=["key", "value"])
+@pytest.mark.parametrize("is_int8", [False, True], ids=["plain", "int8"])
+def test_what_is_no_number_is_not_hidden(
+    is_int8: bool, side: int, number: float, dtype: torch.dtype, backend: Callable[[], Backend]
+) -> None:
+    of = layer((20,), dtype, group=1, kv_heads=1, head_dim=16, rotates=False)
+    of.sequences[0][5, 16 * side + 3] = number
+    out = attended(of, backend(), [(20,)], 16, is_int8=is_int8)[0]
+    if is_int8 or number != number:
+        assert out[5:].isnan().any(dim=1).all()
+    else:  # an infinite score may be negative, which is no weight
+        assert not out[5:].isfinite().all()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 @pytest.mark.parametrize("block_tokens", [16, 32, 64, 128])
 def test_any_block_size(block_tokens: int, dtype: torch.dtype, backend: Callable[[], Backend]) -> None:
     assert_close(layer((300, 140), dtype), backend(), [(170, 139), (130, 1)], block_tokens)
+    unrotated = layer((300, 140), dtype, rotates=False)
+    assert_close(unrotated, backend(), [(170, 139), (130, 1)], block_tokens, is_int8=True)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -105,13 +149,15 @@ def test_processors_with_fewer_instructions(dtype: torch.dtype, architecture: st
     backend = by_kernels(2, architecture)
     assert_close(layer((300, 600, 65), dtype, group=7, head_dim=80), backend, [(20, 599, 33), (280, 1, 32)])
     assert_one_result(layer((300,), dtype), backend)
+    unrotated = layer((300, 65), dtype, group=5, head_dim=34, rotates=False)
+    assert_close(unrotated, backend, [(20, 33), (280, 32)], is_int8=True)
 
 
-def assert_one_result(layer: Layer, backend: Backend) -> None:
+def assert_one_result(layer: Layer, backend: Backend, *, is_int8: bool = False) -> None:
     """All tokens' outputs are the same bits, whether decoded or computed in chunks of any size."""
-    whole = AttentionDriver(layer, backend, 16).attend_in_chunks(1 << 20)
+    whole = AttentionDriver(layer, backend, 16, is_int8=is_int8).attend_in_chunks(1 << 20)
     for tokens in (1, 2, 33, 256):
-        chunked = AttentionDriver(layer, backend, 16).attend_in_chunks(tokens)
+        chunked = AttentionDriver(layer, backend, 16, is_int8=is_int8).attend_in_chunks(tokens)
         assert torch.equal(chunked.view(torch.uint8), whole.view(torch.uint8)), tokens
 
 
@@ -120,18 +166,22 @@ def assert_one_result(layer: Layer, backend: Backend) -> None:
 @pytest.mark.parametrize("group", [1, 3, 8])
 def test_kernels_decode_and_prefill_to_the_same_bits(group: int, dtype: torch.dtype) -> None:
     assert_one_result(layer((600,), dtype, group=group, norms=True), by_kernels())
+    assert_one_result(layer((300,), dtype, group=group, norms=True), by_kernels(), is_int8=True)
 
 
 @needs_compiler
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("is_int8", [False, True], ids=["plain", "int8"])
 @pytest.mark.parametrize("cuts", [[(1400, 0), (1, 0)], [(1388, 0), (13, 0)], [(1000, 0), (401, 0)]])
-def test_neighbours_threads_and_blocks_do_not_change_a_bit(cuts: list[tuple[int, int]], dtype: torch.dtype) -> None:
+def test_neighbours_threads_and_blocks_do_not_change_a_bit(
+    cuts: list[tuple[int, int]], is_int8: bool, dtype: torch.dtype
+) -> None:
     """One long sequence, whose segments are divided among threads when it is alone, and are not beside many rows."""
     layer_of = layer((1401, 700), dtype)
-    expected = attended(layer_of, by_kernels(1), cuts, 16)[0]
+    expected = attended(layer_of, by_kernels(1), cuts, 16, is_int8=is_int8)[0]
     beside = [(cuts[0][0], 300), (cuts[1][0], 400)]
     for threads, batches, block_tokens in ((2, cuts, 16), (3, cuts, 128), (2, beside, 32), (3, beside, 16)):
-        out = attended(layer_of, by_kernels(threads), batches, block_tokens)[0]
+        out = attended(layer_of, by_kernels(threads), batches, block_tokens, is_int8=is_int8)[0]
         assert torch.equal(out.view(torch.uint8), expected.view(torch.uint8)), (threads, batches, block_tokens)
 
 
@@ -139,10 +189,15 @@ def test_neighbours_threads_and_blocks_do_not_change_a_bit(cuts: list[tuple[int,
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
 def test_what_an_earlier_sequence_left_in_a_block_does_not_matter(dtype: torch.dtype) -> None:
     layer_of, cuts = layer((33, 71), dtype), [(32, 70), (1, 1)]
-    zero, rubbish = (AttentionDriver(layer_of, by_kernels(), 16, left_behind=number) for number in (0.0, float("nan")))
-    for tokens in cuts:
-        for out, expected in zip(rubbish.attend(*tokens), zero.attend(*tokens), strict=True):
-            assert torch.equal(out, expected)
+    for is_int8 in (False, True):
+        # Scales of which all bits are set are no numbers either.
+        rubbish, zero = (
+            AttentionDriver(layer_of, by_kernels(), 16, left_behind=number, is_int8=is_int8)
+            for number in (-1 if is_int8 else float("nan"), 0)
+        )
+        for tokens in cuts:
+            for out, expected in zip(rubbish.attend(*tokens), zero.attend(*tokens), strict=True):
+                assert torch.equal(out, expected)
 
 
 @needs_compiler

@@ -17,18 +17,18 @@ pytestmark = needs_compiler
 OUTPUT = 6
 
 
-FORMATS = [("float32", "none"), ("bfloat16", "none"), ("bfloat16", "int8")]
-"""Formats of rows, and of weights where they differ."""
+FORMATS = [("float32", "none", "auto"), ("bfloat16", "none", "auto"), ("bfloat16", "int8", "int8")]
+"""Formats of rows, and of weights and KV where they differ."""
 
 
 @pytest.fixture(scope="module", name="runner", params=FORMATS, ids=str)
 def _runner(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> TorchRunner:
-    dtype, quantization = request.param
+    dtype, quantization, kv_dtype = request.param
     config = worker_config(dtype, memory_bytes=4 << 20)
     model = replace(config.model, determinism="strict", quantization=quantization)
     with on_cpu():
         folder = dummy_dir("llama-tiny", tmp_path_factory.mktemp("model"), dtype)
-        runner = build_runner(replace(config, model=model), folder)
+        runner = build_runner(replace(config, model=model, kv=replace(config.kv, dtype=kv_dtype)), folder)
     assert isinstance(runner._backend, KernelAttention)
     return runner
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import interpreted_kernels  # noqa: F401  before what imports the kernels
-from roost_worker.config import KernelChoice
+from roost_worker.config import KernelChoice, KvDtype
 from roost_worker.engine.messages import SamplingParams
 from roost_worker.engine.plan import BatchPlan
 from roost_worker.model.decode_sizes import MOST_ROWS, decode_sizes, padded_size
@@ -32,10 +32,10 @@ def test_steps_of_more_rows_have_no_size() -> None:
     assert decode_sizes(MOST_ROWS + 1) == decode_sizes(MOST_ROWS)
 
 
-def runner_of(folder: Path, kernels: KernelChoice, name: str = "qwen3-tiny") -> TorchRunner:
+def runner_of(folder: Path, kernels: KernelChoice, name: str = "qwen3-tiny", kv_dtype: KvDtype = "auto") -> TorchRunner:
     config = worker_config("float32", context_tokens=128, max_running=6)
-    engine = replace(config.engine, kernels=kernels)
-    return build_runner(replace(config, engine=engine), dummy_dir(name, folder, "float32"))
+    config = replace(config, engine=replace(config.engine, kernels=kernels), kv=replace(config.kv, dtype=kv_dtype))
+    return build_runner(config, dummy_dir(name, folder, "float32"))
 
 
 SAMPLING = (
@@ -52,20 +52,23 @@ def generated(runner: TorchRunner, *, report: bool) -> list[Row]:
     return rows
 
 
-@pytest.mark.parametrize(("name", "method"), [("qwen3-tiny", "run"), ("smollm2-tiny", "draw")])
+@pytest.mark.parametrize(
+    ("name", "method", "kv_dtype"),
+    [("qwen3-tiny", "run", "auto"), ("smollm2-tiny", "draw", "auto"), ("qwen3-tiny", "run", "int8")],
+)
 def test_static_steps_draw_the_tokens_of_batches_of_any_shape(
-    name: str, method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, method: str, kv_dtype: KvDtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Prompts end at different times, so that mixed batches and steps of one, two and three rows take turns. Steps of
     sequences that report nothing draw the tokens themselves."""
     report = method == "run"
-    expected = generated(runner_of(tmp_path, "torch", name), report=report)
+    expected = generated(runner_of(tmp_path, "torch", name, kv_dtype), report=report)
     sizes: list[int] = []
     step = getattr(DecodeSteps, method)
     monkeypatch.setattr(
         DecodeSteps, method, lambda steps, chunks, *draws: sizes.append(len(chunks)) or step(steps, chunks, *draws)
     )
-    rows = generated(runner_of(tmp_path, "triton", name), report=report)
+    rows = generated(runner_of(tmp_path, "triton", name, kv_dtype), report=report)
     assert set(sizes) >= {2, 3}
     for row, plain in zip(rows, expected, strict=True):
         assert row.output == plain.output

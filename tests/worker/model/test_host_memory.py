@@ -2,6 +2,7 @@
 
 from array import array
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from follower_rank import tensor_parallel
-from roost_worker.config import EngineConfig, WorkerConfig
+from roost_worker.config import EngineConfig, KvDtype, WorkerConfig
 from roost_worker.engine import host_tier
 from roost_worker.engine.engine import Engine
 from roost_worker.engine.messages import Evict, SamplingParams, Submit
@@ -98,9 +99,12 @@ def continued(sessions: Sessions, *, warm: bool) -> tuple[list[int], int, torch.
     return output, cached, sessions.kv("s", 8 * BLOCK)
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
-def test_a_restored_session_goes_on_token_for_token_with_the_same_kv(dtype: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("dtype", "kv_dtype"), [("bfloat16", "auto"), ("float64", "auto"), ("bfloat16", "int8")])
+def test_a_restored_session_goes_on_token_for_token_with_the_same_kv(
+    dtype: str, kv_dtype: KvDtype, tmp_path: Path
+) -> None:
     model_dir, config = dummy_dir("llama-tiny", tmp_path, dtype), config_of(dtype)
+    config = replace(config, kv=replace(config.kv, dtype=kv_dtype))
     expected, hot_cached, kv = continued(Sessions(build_runner(config, model_dir)), warm=False)
     sessions = Sessions(build_runner(config, model_dir))
     output, cached, restored_kv = continued(sessions, warm=True)

@@ -1,6 +1,7 @@
 """Weights that cannot be used, and KV memory that does not suffice, are refused with the reason."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,16 @@ def test_memory_for_less_than_one_context_is_refused_with_the_bytes_needed(model
     with pytest.raises(ModelConfigError, match=r"hold 496 tokens, .* contextTokens 1024 needs 1064960 bytes"):
         build_runner(worker_config(memory_bytes=512 << 10), model_dir)
     assert build_runner(worker_config(memory_bytes=1064960), model_dir).info.num_blocks == 65
+
+
+def test_memory_holds_nearly_twice_as_many_tokens_in_int8(model_dir: Path) -> None:
+    config = worker_config("bfloat16")
+    plain, rounded = (
+        build_runner(replace(config, kv=replace(config.kv, dtype=dtype)), model_dir).info for dtype in ("auto", "int8")
+    )
+    head_dim = 8
+    assert plain.bytes_per_block * (head_dim + 4) == rounded.bytes_per_block * 2 * head_dim
+    assert rounded.num_blocks == plain.num_blocks * 2 * head_dim // (head_dim + 4)
 
 
 def test_automatic_memory_holds_at_least_one_context(model_dir: Path) -> None:

@@ -92,6 +92,20 @@ def test_greedy_output_with_int8_weights_is_the_oracles(
     assert judgement.positions == 32
 
 
+@pytest.mark.parametrize("kernels", ["auto", "torch"])
+def test_greedy_output_with_int8_kv_is_the_oracles(
+    model_dir: Path, prompts: list[list[int]], kernels: Literal["auto", "torch"]
+) -> None:
+    config = worker_config("float32", memory_bytes=MEMORY)
+    kv, engine = replace(config.kv, dtype="int8"), replace(config.engine, kernels=kernels)
+    rows = _generate(build_runner(replace(config, kv=kv, engine=engine), model_dir), prompts[:2], 16)
+    steps = [JudgedStep(row.ids[: -len(row.output)], row.output) for row in rows]
+    oracle = Oracle(model_dir, kv_dtype="int8")
+    judgement = judge([report for step in steps for report in oracle.score([step])])
+    assert judgement.token_exact
+    assert judgement.positions == 32
+
+
 def test_three_ranks_give_the_oracles_output(
     model_dir: Path, prompts: list[list[int]], oracle: "PreTrainedModel", tmp_path: Path
 ) -> None:

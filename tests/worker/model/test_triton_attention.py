@@ -28,7 +28,9 @@ def short_segments(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention_triton, "SEGMENT_TOKENS", 64)
 
 
-def attended(of: Layer, cuts: Sequence[Sequence[int]], *, plain: bool, block_tokens: int = 16) -> list[Tensor]:
+def attended(
+    of: Layer, cuts: Sequence[Sequence[int]], *, plain: bool, block_tokens: int = 16, is_int8: bool = False
+) -> list[Tensor]:
     """Each sequence's outputs of the last batch of `cuts`."""
 
     def backend(shape: KvShape, dtype: torch.dtype) -> AttentionBackend:
@@ -36,19 +38,35 @@ def attended(of: Layer, cuts: Sequence[Sequence[int]], *, plain: bool, block_tok
             return ReferenceAttention(dtype, CPU)
         return TritonAttention(shape, of.heads.share.heads, dtype, CPU, 256)
 
-    driver = AttentionDriver(of, backend, block_tokens)
+    driver = AttentionDriver(of, backend, block_tokens, is_int8=is_int8)
     return [driver.attend(*tokens) for tokens in cuts][-1]
 
 
-def assert_close(of: Layer, cuts: Sequence[Sequence[int]], block_tokens: int = 16) -> None:
-    exact = attended(of.to(torch.float64), cuts, plain=True, block_tokens=block_tokens)
-    for out, expected in zip(attended(of, cuts, plain=False, block_tokens=block_tokens), exact, strict=True):
+def assert_close(of: Layer, cuts: Sequence[Sequence[int]], block_tokens: int = 16, *, is_int8: bool = False) -> None:
+    exact = attended(of.to(torch.float64), cuts, plain=True, block_tokens=block_tokens, is_int8=is_int8)
+    outputs = attended(of, cuts, plain=False, block_tokens=block_tokens, is_int8=is_int8)
+    for out, expected in zip(outputs, exact, strict=True):
         torch.testing.assert_close(out.double(), expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("group", "head_dim"), [(1, 64), (3, 34), (8, 24), (20, 10)])
 def test_a_mixed_batch_is_the_plain_backends(group: int, head_dim: int) -> None:
     assert_close(layer(LENGTHS, group=group, head_dim=head_dim), [BEFORE, NOW])
+
+
+@pytest.mark.parametrize(("group", "head_dim"), [(3, 34), (8, 24)])
+def test_int8_is_read_as_it_was_rounded(group: int, head_dim: int) -> None:
+    """Keys that are not rotated are the same numbers for all backends, and are rounded to the same steps."""
+    assert_close(layer(LENGTHS, group=group, head_dim=head_dim, rotates=False), [BEFORE, NOW], is_int8=True)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")], ids=str)
+@pytest.mark.parametrize("side", [1, 2], ids=["key", "value"])
+def test_int8_does_not_hide_what_is_no_number(side: int, number: float) -> None:
+    of = layer((20,), group=1, kv_heads=1, head_dim=16, rotates=False)
+    of.sequences[0][5, 16 * side + 3] = number
+    out = attended(of, [(20,)], plain=False, is_int8=True)[0]
+    assert out[5:].isnan().any(dim=1).all()
 
 
 @pytest.mark.parametrize("block_tokens", [32, 128])

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from interpreted_kernels import DEVICE, products_by_rows
+from roost_worker.kernels.int8_weight import Int8Weight
 from roost_worker.model import attention_triton
 from roost_worker.model.linear import TorchLinear
 from roost_worker.model.linear_triton import OUTPUT_TILE, ROW_TILE, TritonLinear
@@ -21,14 +22,15 @@ DTYPE = "float32" if DEVICE.type == "cpu" else "bfloat16"
 """Interpreted, bfloat16 hides in its few digits what differs."""
 
 
-@pytest.fixture(scope="module", name="runner")
-def _runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TorchRunner]:
+@pytest.fixture(scope="module", name="runner", params=[("none", "auto"), ("int8", "int8")], ids=["plain", "int8"])
+def _runner(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TorchRunner]:
     """Decode rows of more than 8 tokens would be computed in segments, if it were not strict."""
     config = worker_config(DTYPE, context_tokens=128, max_running=4)
-    model = replace(config.model, determinism="strict")
+    model = replace(config.model, determinism="strict", quantization=request.param[0])
     folder = dummy_dir("qwen3-tiny", tmp_path_factory.mktemp("model"), DTYPE)
+    kv, engine = replace(config.kv, dtype=request.param[1]), replace(config.engine, kernels="triton")
     with products_by_rows(), patch.object(attention_triton, "SEGMENT_TOKENS", 8):
-        yield build_runner(replace(config, model=model, engine=replace(config.engine, kernels="triton")), folder)
+        yield build_runner(replace(config, model=model, kv=kv, engine=engine), folder)
 
 
 def normal(*sizes: tuple[int, ...]) -> list[Tensor]:
@@ -81,6 +83,15 @@ def test_products_are_torchs(rows: int, gated: bool) -> None:
     weight, bias, x, residual = normal((outputs, 70), (outputs,), (rows, 70), (rows, outputs // (1 + gated)))
     product, expected = (kind(weight, bias, None, gated)(x, residual) for kind in (TritonLinear, TorchLinear))
     torch.testing.assert_close(product, expected, atol=1e-4, rtol=1e-5)
+
+
+def test_int8_weights_are_multiplied_as_they_were_rounded() -> None:
+    weight, bias, x = normal((OUTPUT_TILE + 6, 70), (OUTPUT_TILE + 6,), (3, 70))
+    rounded = Int8Weight.of(weight)
+    linear = TritonLinear(rounded, bias, None, gated=False)
+    assert linear._weight.dtype == torch.int8
+    expected = TorchLinear(rounded.dense(), bias, None, gated=False)(x)
+    torch.testing.assert_close(linear(x), expected, atol=1e-4, rtol=1e-5)
 
 
 def test_a_product_does_not_depend_on_its_neighbours() -> None:

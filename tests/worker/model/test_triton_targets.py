@@ -19,5 +19,5 @@ def test_kernels_compile(tmp_path: Path) -> None:
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
-    assert len(lines) == 2 * 11
+    assert len(lines) == 2 * 16
     assert all(int(line.split()[1]) <= 99 << 10 for line in lines), result.stdout

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from roost_worker.config import Quantization
+from roost_worker.config import KvDtype, Quantization
 
 TOOL_TEMPLATE = "additional_chat_templates/tool_use.jinja"
 """The only file of a source that is read from a folder in it."""
@@ -33,11 +33,15 @@ class PreparedModel:
     source: str
     dtype: str
 
-    def revision_in(self, quantization: Quantization) -> str:
-        """Return the revision that a worker serves whose weights are quantized so: other weights are another model."""
-        if quantization == "none":
+    def revision_in(self, quantization: Quantization, kv_dtype: KvDtype) -> str:
+        """Return the revision that a worker serves whose weights and KV are rounded so.
+
+        What computes other outputs is another model.
+        """
+        if quantization == "none" and kv_dtype == "auto":
             return self.revision
-        return hashlib.sha256(f"{self.revision} {quantization}".encode()).hexdigest()[:16]
+        kv = "" if kv_dtype == "auto" else f" kv {kv_dtype}"
+        return hashlib.sha256(f"{self.revision} {quantization}{kv}".encode()).hexdigest()[:16]
 
 
 def digest_file(path: Path) -> str:

@@ -19,7 +19,9 @@ def describe(model: PreparedModel) -> list[tuple[str, str]]:
     return [
         ("source", model.source),
         ("revision", model.revision),
-        ("in int8", model.revision_in("int8")),
+        ("in int8", model.revision_in("int8", "auto")),
+        ("KV in int8", model.revision_in("none", "int8")),
+        ("both in int8", model.revision_in("int8", "int8")),
         ("folder", str(model.path)),
         ("dtype", model.dtype),
         ("model type", document["model_type"]),

@@ -24,7 +24,7 @@ SOURCES = Path(__file__).with_name("source")
 COMPILERS = ("c++", "g++", "clang++")
 FLAGS = ("-std=c++20", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fPIC", "-shared", "-pthread")
 SECONDS = 600
-"""Longest that a compiler may take. It needs 4 s of a core, for which it may have to wait."""
+"""Longest that a compiler may take. It needs 5 to 20 s of a core, for which it may have to wait."""
 
 
 class NoKernelsError(Exception):

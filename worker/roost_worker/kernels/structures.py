@@ -9,6 +9,8 @@ class PagedKv(Structure):
     _fields_ = (
         ("keys", c_void_p),
         ("values", c_void_p),
+        ("key_scales", c_void_p),
+        ("value_scales", c_void_p),
         ("block_bytes", c_int64),
         ("block_tokens", c_int64),
         ("kv_heads", c_int64),

@@ -35,9 +35,9 @@ def attention_parts(
 
     Raise ModelConfigError when there is no memory for the steps.
     """
-    tensor = cache.tensor
+    device = cache.tensor.device
     if not by_triton:
-        return attention_backend(cache.shape, tensor.dtype, tensor.device, kernels), None
+        return attention_backend(cache.shape, cache.dtype, device, kernels), None
     # Here, because they need triton.
     from roost_worker.model.attention_triton import TritonAttention
     from roost_worker.model.decode_steps import DecodeSteps
@@ -45,13 +45,13 @@ def attention_parts(
     context, most_rows = config.model.context_tokens, config.engine.max_running
     is_strict = config.model.determinism == "strict"
     heads = HeadShare.of(decoder, group).heads
-    backend = TritonAttention(cache.shape, heads, tensor.dtype, tensor.device, context, batch_invariant=is_strict)
+    backend = TritonAttention(cache.shape, heads, cache.dtype, device, context, batch_invariant=is_strict)
     LOG.info("Triton's kernels compute %s", "attention and products" if is_strict else "attention")
     if group.world > 1:
         return backend, None
     try:
         steps = DecodeSteps(model, cache, backend, most_rows=most_rows, context_tokens=context)
-        if tensor.is_cuda:
+        if device.type == "cuda":
             steps.capture()
     except torch.OutOfMemoryError as error:
         raise ModelConfigError(

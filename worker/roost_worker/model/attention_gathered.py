@@ -17,7 +17,7 @@ from torch.nn import functional
 from roost_worker.model.attention_prefill import MatmulPrefill, PrefillSpan, SdpaPrefill
 from roost_worker.model.batch import BatchTensors, Span, block_tables, to_device
 from roost_worker.model.heads import Heads, NewTokens
-from roost_worker.model.kv_cache import KvShape, LayerKv
+from roost_worker.model.kv_cache import KvShape, KvSide, LayerKv
 from roost_worker.model.precision import has_bfloat16_units
 from roost_worker.model.rotary import RotaryTable
 
@@ -87,7 +87,9 @@ class GatheredAttention:
         self._keys = self._values = torch.empty(0, dtype=dtype, device=device)
         use_matmul = device.type == "cpu" and dtype == torch.bfloat16 and has_bfloat16_units()
         self._padded_queries = PADDED_QUERIES.get(dtype, ()) if device.type == "cpu" else ()
-        self._prefill = MatmulPrefill(shape, dtype) if use_matmul else SdpaPrefill(dtype, device)
+        self._prefill = (
+            MatmulPrefill(shape, dtype) if use_matmul else SdpaPrefill(dtype, device, reads_own_keys=shape.is_int8)
+        )
 
     def prepare(self, batch: BatchTensors) -> GatheredMetadata:
         lengths = [span.length for span in batch.decode]
@@ -166,9 +168,13 @@ class GatheredAttention:
             values = self._gather(kv.values, blocks, 1, self._values)[0, :, : prefill.length]
         return self._prefill.attend(new.query[rows], keys, values, prefill)
 
-    def _gather(self, side: Tensor, blocks: Tensor, rows: int, out: Tensor) -> Tensor:
+    def _gather(self, side: KvSide, blocks: Tensor, rows: int, out: Tensor) -> Tensor:
         """Gather keys or values of `rows` sequences, [rows, kv_heads, tokens of whole blocks, head_dim], into `out`."""
-        source = side.flatten(1)
+        source = side.numbers.flatten(1)
         count, width = blocks.numel(), source.shape[1]
-        gathered = torch.index_select(source, 0, blocks, out=out[: count * width].view(count, width))
+        gathered = out[: count * width].view(count, width)
+        if side.scales is None:
+            torch.index_select(source, 0, blocks, out=gathered)
+        else:
+            gathered.copy_(side.gather(blocks, self._dtype).flatten(1))
         return gathered.view(rows, -1, self._shape.kv_heads, self._shape.head_dim).transpose(1, 2)

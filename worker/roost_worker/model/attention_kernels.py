@@ -53,10 +53,13 @@ class KernelAttention:
         return self._kernels.attend(query, paged, metadata.spans, metadata.tables)
 
     def _paged(self, kv: LayerKv) -> PagedKv:
+        numbers = kv.keys.numbers
         return PagedKv(
-            keys=kv.keys.data_ptr(),
-            values=kv.values.data_ptr(),
-            block_bytes=kv.keys.stride(0) * kv.keys.element_size(),
+            keys=numbers.data_ptr(),
+            values=kv.values.numbers.data_ptr(),
+            key_scales=_address(kv.keys.scales),
+            value_scales=_address(kv.values.scales),
+            block_bytes=numbers.stride(0) * numbers.element_size(),
             block_tokens=self._shape.block_tokens,
             kv_heads=self._shape.kv_heads,
             head_dim=self._shape.head_dim,

@@ -24,7 +24,7 @@ class PrefillSpan:
 
     span: Span
     length: int
-    """Keys to gather, including padding; 0 if the chunk's own keys are all there are."""
+    """Keys to gather, including padding; 0 if the chunk's own keys, as they were projected, are all there are."""
     mask: Tensor | None
     """Added to the scores; which scores it covers depends on the implementation."""
 
@@ -32,13 +32,15 @@ class PrefillSpan:
 class SdpaPrefill:
     """torch's scaled_dot_product_attention."""
 
-    def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, dtype: torch.dtype, device: torch.device, *, reads_own_keys: bool) -> None:
+        """With `reads_own_keys` a first chunk reads its keys and values from the cache, which rounds them."""
         self._dtype = dtype
         self._device = device
+        self._reads_own_keys = reads_own_keys
 
     def prepare(self, span: Span) -> PrefillSpan:
         if span.start == 0:
-            return PrefillSpan(span, 0, None)
+            return PrefillSpan(span, span.length if self._reads_own_keys else 0, None)
         return PrefillSpan(span, span.length, causal_mask(span, self._dtype, self._device))
 
     def attend(self, query: Tensor, keys: Tensor, values: Tensor, prefill: PrefillSpan) -> Tensor:

@@ -113,11 +113,11 @@ class TritonAttention:
         tokens, kv_heads, head_dim = len(qkv), self._shape.kv_heads, self._shape.head_dim
         query = qkv.new_empty(tokens, self._heads, head_dim)
         write_heads[(tokens,)](
-            qkv, query, kv.keys, kv.values,
+            qkv, query, *_addressed(kv),
             _weight(heads.query_norm, qkv), _weight(heads.key_norm, qkv), rotary.cos, rotary.sin,
             qkv if rotary.query_scale is None else rotary.query_scale,
             batch.kv_blocks, batch.kv_offsets,
-            0.0 if heads.query_norm is None else heads.query_norm.eps, kv.keys.stride(0),
+            0.0 if heads.query_norm is None else heads.query_norm.eps, *_strides(kv),
             HEADS=self._heads, KV_HEADS=kv_heads, HEAD_DIM=head_dim,
             ROWS=self._head_rows, DIMS=self._dims, num_warps=self._head_warps,
             NORMS=heads.query_norm is not None, ROTATES=heads.rotates, SCALES=rotary.query_scale is not None,
@@ -129,8 +129,8 @@ class TritonAttention:
         sums = query.new_empty(tiles, self._heads, segments, self._shape.head_dim, dtype=torch.float32)
         tops, totals = (query.new_empty(tiles, self._heads, segments, dtype=torch.float32) for _ in range(2))
         attend_segments[(tiles, self._shape.kv_heads, segments)](
-            query, kv.keys, kv.values, sums, tops, totals, metadata.decode, metadata.tables,
-            metadata.tables.stride(0), kv.keys.stride(0), self._scale,
+            query, *_addressed(kv), sums, tops, totals, metadata.decode, metadata.tables,
+            metadata.tables.stride(0), *_strides(kv), self._scale,
             SEGMENTS=segments, LEAST=SEGMENT_TOKENS, ROWS=self._decode_rows, **self._constants(),
         )  # fmt: skip
         merge_segments[(tiles, self._heads)](
@@ -140,8 +140,8 @@ class TritonAttention:
 
     def _prefill(self, query: Tensor, kv: LayerKv, metadata: TritonMetadata, out: Tensor) -> None:
         attend_tiles[(len(metadata.prefill), self._shape.kv_heads)](
-            query, kv.keys, kv.values, out, metadata.prefill, metadata.tables,
-            metadata.tables.stride(0), kv.keys.stride(0), self._scale,
+            query, *_addressed(kv), out, metadata.prefill, metadata.tables,
+            metadata.tables.stride(0), *_strides(kv), self._scale,
             ROWS=self._prefill_rows, **self._constants(),
         )  # fmt: skip
 
@@ -170,6 +170,22 @@ def _tiles(spans: Sequence[Span], tokens: int, first_table: int) -> "np.ndarray"
         for row in range(span.begin, span.end, tokens)
     ]
     return np.array(tiles, dtype=np.int64).reshape(-1, 4)
+
+
+def _addressed(kv: LayerKv) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return keys, values and the scales of both. Kernels want tensors also where they do not read them."""
+    keys, values = kv.keys, kv.values
+    return (
+        keys.numbers,
+        values.numbers,
+        keys.numbers if keys.scales is None else keys.scales,
+        values.numbers if values.scales is None else values.scales,
+    )
+
+
+def _strides(kv: LayerKv) -> tuple[int, int]:
+    """Return how many numbers, and how many scales, a block is from the next."""
+    return kv.keys.numbers.stride(0), 0 if kv.keys.scales is None else kv.keys.scales.stride(0)
 
 
 def _weight(norm: RMSNorm | None, unread: Tensor) -> Tensor:

@@ -1,10 +1,13 @@
 """The paged KV cache: one tensor, cut into blocks, with views for every layer.
 
 Layout `[blocks, layers, 2, block_tokens, kv_heads_local, head_dim]`, so that a block with all its layers is one
-contiguous run of memory. Block 0 is the null block: padding refers to it, and it is never written, so it stays zero.
-A backend may use the bytes of a block's keys, and those of its values, in an order of its own.
+contiguous run of memory. In int8 it is `[blocks, layers, 2, bytes]`: the numbers in the order above, and then their
+scales, `[block_tokens, kv_heads_local]` float32. Block 0 is the null block: padding refers to it, and it is never
+written, so it stays zero. A backend may use the bytes of a block's keys, and those of its values, in an order of its
+own.
 """
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from roost_worker.model.config import DecoderConfig, ModelConfigError
+from roost_worker.model.config import ModelConfigError
+from roost_worker.model.int8_kv import SCALE_BYTES, restored, rounded
 
 AUTO_CPU_SHARE = 0.25
 AUTO_CPU_LIMIT = 4 << 30
@@ -29,33 +33,81 @@ class KvShape:
     block_tokens: int
     kv_heads: int
     head_dim: int
+    is_int8: bool = False
+    """Whether keys and values are rounded to int8; otherwise they are in the dtype of what is computed."""
+
+    @property
+    def side(self) -> tuple[int, ...]:
+        """Dimensions of the keys, or of the values, of one block and layer."""
+        rows, numbers = self.block_tokens * self.kv_heads, (self.block_tokens, self.kv_heads, self.head_dim)
+        return (rows * (self.head_dim + SCALE_BYTES),) if self.is_int8 else numbers
 
     @property
     def dimensions(self) -> tuple[int, ...]:
-        return (self.num_blocks, self.layers, 2, self.block_tokens, self.kv_heads, self.head_dim)
+        return (self.num_blocks, self.layers, 2, *self.side)
+
+
+@dataclass(frozen=True, slots=True)
+class KvSide:
+    """One layer's keys, or its values, in the order of `AttentionBackend`s that gather."""
+
+    numbers: Tensor
+    """[blocks, block_tokens, kv_heads, head_dim]; contiguous within a block, not from block to block."""
+    scales: Tensor | None = None
+    """[blocks, block_tokens, kv_heads] float32, if the numbers are int8."""
+
+    def write(self, blocks: Tensor, offsets: Tensor, rows: Tensor) -> None:
+        """Write `rows` [tokens, kv_heads, head_dim] as `LayerKv.write` does."""
+        if self.scales is None:
+            self.numbers.index_put_((blocks, offsets), rows)
+            return
+        numbers, scales = rounded(rows)
+        self.numbers.index_put_((blocks, offsets), numbers)
+        self.scales.index_put_((blocks, offsets), scales)
+
+    def gather(self, blocks: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return the rows of `blocks`, [blocks, block_tokens, kv_heads, head_dim], in `dtype`, that they are of or
+        were rounded from."""
+        numbers = self.numbers.index_select(0, blocks)
+        return numbers if self.scales is None else restored(numbers, self.scales.index_select(0, blocks), dtype)
 
 
 @dataclass(frozen=True, slots=True)
 class LayerKv:
-    """One layer's keys and values: views of `kv[:, layer]`, in the order of `AttentionBackend`s that gather."""
+    """One layer's keys and values: views of the cache's tensor."""
 
-    keys: Tensor
-    """[blocks, block_tokens, kv_heads, head_dim]; contiguous within a block, not from block to block."""
-    values: Tensor
+    keys: KvSide
+    values: KvSide
+
+    @classmethod
+    def of(cls, tensor: Tensor, shape: KvShape) -> "LayerKv":
+        """Return the views of one layer's part of a cache, [blocks, 2, ...]."""
+        return cls(_side(tensor[:, 0], shape), _side(tensor[:, 1], shape))
 
     def write(self, blocks: Tensor, offsets: Tensor, keys: Tensor, values: Tensor) -> None:
         """Write keys and values [tokens, kv_heads, head_dim] at `offsets` [tokens] in `blocks` [tokens]."""
-        self.keys.index_put_((blocks, offsets), keys)
-        self.values.index_put_((blocks, offsets), values)
+        self.keys.write(blocks, offsets, keys)
+        self.values.write(blocks, offsets, values)
+
+
+def _side(part: Tensor, shape: KvShape) -> KvSide:
+    if not shape.is_int8:
+        return KvSide(part)
+    rows = (shape.num_blocks, shape.block_tokens, shape.kv_heads)
+    count = shape.block_tokens * shape.kv_heads
+    numbers, scales = torch.split(part, [count * shape.head_dim, count * SCALE_BYTES], dim=1)
+    return KvSide(numbers.view(*rows, shape.head_dim), scales.view(torch.float32).view(rows))
 
 
 class PagedKvCache:
     """This rank's KV blocks. Raises RuntimeError or MemoryError when there is not enough memory."""
 
     def __init__(self, shape: KvShape, dtype: torch.dtype, device: torch.device) -> None:
+        """Allocate blocks for keys and values that are computed in `dtype`."""
         self.shape = shape
-        self.tensor = _zeros(shape.dimensions, dtype, device)
-        self.layers = tuple(LayerKv(self.tensor[:, i, 0], self.tensor[:, i, 1]) for i in range(shape.layers))
+        self.dtype = dtype
+        self.tensor = _zeros(shape.dimensions, torch.int8 if shape.is_int8 else dtype, device)
+        self.layers = tuple(LayerKv.of(self.tensor[:, layer], shape) for layer in range(shape.layers))
 
 
 def _zeros(dimensions: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -66,9 +118,9 @@ def _zeros(dimensions: tuple[int, ...], dtype: torch.dtype, device: torch.device
     return torch.from_numpy(np.zeros(size, dtype=np.uint8)).view(dtype).view(dimensions)
 
 
-def bytes_per_block(config: DecoderConfig, kv_heads: int, block_tokens: int, dtype: torch.dtype) -> int:
-    """Return the bytes of one block with `kv_heads` heads, over all layers."""
-    return config.num_layers * 2 * block_tokens * kv_heads * config.head_dim * dtype.itemsize
+def bytes_per_block(shape: KvShape, dtype: torch.dtype) -> int:
+    """Return the bytes of one block over all layers, of keys and values that are computed in `dtype`."""
+    return math.prod(shape.dimensions[1:]) * (1 if shape.is_int8 else dtype.itemsize)
 
 
 def blocks_that_fit(memory: int, block_bytes: int, block_tokens: int, context_tokens: int) -> int:

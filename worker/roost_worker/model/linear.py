@@ -1,7 +1,6 @@
 """Matrix products with a fixed weight, with the norm before and the gate and the sum after them."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -55,17 +54,14 @@ class Linears:
             gated: the outputs are gates and then as many values; results are silu(gate) * value (Shazeer, 2020).
         """
         int8 = Int8Weight.of(weight, group.largest(largest_of(weight))) if self.quantization == "int8" else None
-        if self.kernels is None:
-            return self._unfused()(weight if int8 is None else int8.dense(), bias, norm, gated)
-        norm_weight, eps = (None, 0.0) if norm is None else (norm.weight, norm.eps)
-        return self.kernels.pack(weight if int8 is None else int8, bias, norm=norm_weight, eps=eps, gated=gated)
-
-    def _unfused(self) -> Callable[[Tensor, Tensor | None, RMSNorm | None, bool], Linear]:
+        if self.kernels is not None:
+            norm_weight, eps = (None, 0.0) if norm is None else (norm.weight, norm.eps)
+            return self.kernels.pack(weight if int8 is None else int8, bias, norm=norm_weight, eps=eps, gated=gated)
         if not self.by_triton:
-            return TorchLinear
+            return TorchLinear(weight if int8 is None else int8.dense(), bias, norm, gated)
         from roost_worker.model.linear_triton import TritonLinear  # here, because it needs triton
 
-        return TritonLinear
+        return TritonLinear(weight if int8 is None else int8, bias, norm, gated)
 
 
 class UnfusedLinear(ABC):

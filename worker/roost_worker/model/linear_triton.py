@@ -3,6 +3,7 @@
 import triton
 from torch import Tensor
 
+from roost_worker.kernels.int8_weight import Int8Weight
 from roost_worker.model.linear import UnfusedLinear
 from roost_worker.model.norm import RMSNorm
 from roost_worker.model.precision import triton_multiplies_in_float32
@@ -13,12 +14,14 @@ ROW_TILE, OUTPUT_TILE, INPUT_TILE = 64, 64, 64
 
 
 class TritonLinear(UnfusedLinear):
-    """A `Linear` in which each row's result depends on that row only, bit for bit."""
+    """A `Linear` in which each row's result depends on that row only, bit for bit. Int8 weights stay int8 in memory."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, norm: RMSNorm | None, gated: bool) -> None:
+    def __init__(self, weight: Tensor | Int8Weight, bias: Tensor | None, norm: RMSNorm | None, gated: bool) -> None:
         super().__init__(norm, gated)
-        self._weight, self._bias = weight.contiguous(), bias
-        self._wide = triton_multiplies_in_float32(weight.dtype, weight.device)
+        self._scales = weight.scales if isinstance(weight, Int8Weight) else None
+        values = weight.values if isinstance(weight, Int8Weight) else weight
+        self._weight, self._bias = values.contiguous(), bias
+        self._wide = triton_multiplies_in_float32(weight.dtype, values.device)
 
     def _multiply(self, x: Tensor) -> Tensor:
         assert x.is_contiguous()
@@ -26,7 +29,8 @@ class TritonLinear(UnfusedLinear):
         out = x.new_empty(len(x), outputs)
         grid = (triton.cdiv(len(x), ROW_TILE), triton.cdiv(outputs, OUTPUT_TILE))
         multiply[grid](
-            x, self._weight, self._weight if self._bias is None else self._bias, out, len(x),
+            x, self._weight, *(self._weight if given is None else given for given in (self._scales, self._bias)),
+            out, len(x),
             INPUTS=inputs, OUTPUTS=outputs,
             ROW_TILE=ROW_TILE, OUTPUT_TILE=OUTPUT_TILE, INPUT_TILE=INPUT_TILE,
             HAS_BIAS=self._bias is not None, WIDE=self._wide,

@@ -6,6 +6,7 @@ import threading
 import time
 from array import array
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -259,7 +260,8 @@ def _plan_memory(
     memory = config.kv.memory_bytes
     if memory is None:
         memory = group.smallest(automatic_memory(device, group.world)) * group.world
-    block_bytes = bytes_per_block(decoder, kv_heads, block_tokens, dtype) * group.world
+    shape = KvShape(0, decoder.num_layers, block_tokens, kv_heads, decoder.head_dim, is_int8=config.kv.dtype == "int8")
+    block_bytes = bytes_per_block(shape, dtype) * group.world
     num_blocks = blocks_that_fit(memory, block_bytes, block_tokens, context)
     info = RunnerInfo(
         num_blocks=num_blocks,
@@ -273,7 +275,7 @@ def _plan_memory(
         host_slots=_host_slots(config.kv.host_memory_bytes, block_bytes, group, memory if device.type == "cpu" else 0),
         ranks=group.world,
     )
-    return KvShape(num_blocks, decoder.num_layers, block_tokens, kv_heads, decoder.head_dim), info
+    return replace(shape, num_blocks=num_blocks), info
 
 
 def _host_slots(host_memory: int, block_bytes: int, group: RankGroup, kv_memory: int) -> int:

@@ -203,7 +203,7 @@ class WorkerServer:
         LOG.info("turns and tool calls are written in the format %s", renderer.format.name)
         for limit in limits:
             LOG.warning("the model %s is limited: %s", self.config.model.name, limit)
-        revision = model.revision_in(self.config.model.quantization)
+        revision = model.revision_in(self.config.model.quantization, self.config.kv.dtype)
         identity = WorkerIdentity(self.worker_id, secrets.token_hex(8), self.address, revision)
         tokenizer = str(model.path / "tokenizer.json")
         setup = CompileSetup(tokenizer, renderer.eos_token_ids, engine.info.vocab_size, self.config.grammar)

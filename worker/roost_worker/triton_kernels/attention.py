@@ -7,8 +7,9 @@ attended to at the same time and merged by `merge_segments` (Dao et al., 2023, F
 Tiles of queries are rows of a table, [tiles, 4] int64: the batch's row of the first token; how many tokens, 0 for a
 tile that pads the batch; the first token's position; and the row of its sequence in the block tables. Block tables are
 [sequences, blocks] int64, `table_stride` apart. Keys and values are [blocks, BLOCK_TOKENS, KV_HEADS, HEAD_DIM], blocks
-`block_stride` elements apart. Queries and outputs are [tokens, heads, HEAD_DIM], contiguous, with GROUP heads to a KV
-head.
+`block_stride` elements apart. Where they are int8, each has a scale in `key_scales` or `value_scales`, [blocks,
+BLOCK_TOKENS, KV_HEADS] float32, blocks `scale_stride` elements apart; otherwise these are not read. Queries and outputs
+are [tokens, heads, HEAD_DIM], contiguous, with GROUP heads to a KV head.
 """
 
 import triton
@@ -20,11 +21,14 @@ def attend_tiles(
     query,
     keys,
     values,
+    key_scales,
+    value_scales,
     out,
     tiles,
     tables,
     table_stride,
     block_stride,
+    scale_stride,
     scale,
     KV_HEADS: tl.constexpr,
     GROUP: tl.constexpr,
@@ -58,7 +62,8 @@ def attend_tiles(
         queries = tl.load(query + heads[:, None] * HEAD_DIM + dims[None, :], mask=mask, other=0.0)
         positions = tl.where(is_row, position + rows // GROUP, -1)
         summed, _, total = _attend(
-            queries, positions, keys, values, table, kv_head, block_stride, scale, 0, position + tokens,
+            queries, positions, keys, values, key_scales, value_scales, table, kv_head, block_stride, scale_stride,
+            scale, 0, position + tokens,
             KV_HEADS, HEAD_DIM, DIMS, BLOCK_TOKENS, ROWS, KEYS, WIDE,
         )  # fmt: skip
         result = summed / tl.where(is_row, total, 1.0)[:, None]
@@ -70,6 +75,8 @@ def attend_segments(
     query,
     keys,
     values,
+    key_scales,
+    value_scales,
     sums,
     tops,
     totals,
@@ -77,6 +84,7 @@ def attend_segments(
     tables,
     table_stride,
     block_stride,
+    scale_stride,
     scale,
     SEGMENTS: tl.constexpr,
     LEAST: tl.constexpr,
@@ -115,7 +123,8 @@ def attend_segments(
         positions = tl.where(is_row, position, -1)
         end = tl.minimum(begin + size, position + 1)
         summed, top, total = _attend(
-            queries, positions, keys, values, table, kv_head, block_stride, scale, begin, end,
+            queries, positions, keys, values, key_scales, value_scales, table, kv_head, block_stride, scale_stride,
+            scale, begin, end,
             KV_HEADS, HEAD_DIM, DIMS, BLOCK_TOKENS, ROWS, KEYS, WIDE,
         )  # fmt: skip
         place = (tl.program_id(0).to(tl.int64) * (KV_HEADS * GROUP) + heads) * SEGMENTS + segment
@@ -171,9 +180,12 @@ def _attend(
     positions,
     keys,
     values,
+    key_scales,
+    value_scales,
     table,
     kv_head,
     block_stride,
+    scale_stride,
     scale,
     begin,
     end,
@@ -203,9 +215,13 @@ def _attend(
         token = block * block_stride + ((places % BLOCK_TOKENS) * KV_HEADS + kv_head) * HEAD_DIM
         address = token[:, None] + dims[None, :]
         mask = is_key[:, None] & is_dim[None, :]
-        tile_keys = tl.load(keys + address, mask=mask, other=0.0)
-        tile_values = tl.load(values + address, mask=mask, other=0.0)
-        if WIDE:
+        tile_keys = tl.load(keys + address, mask=mask, other=0)
+        tile_values = tl.load(values + address, mask=mask, other=0)
+        if keys.dtype.element_ty == tl.int8:
+            place = block * scale_stride + (places % BLOCK_TOKENS) * KV_HEADS + kv_head
+            tile_keys = _restored(tile_keys, key_scales + place, is_key, queries.dtype)
+            tile_values = _restored(tile_values, value_scales + place, is_key, queries.dtype)
+        elif WIDE:
             tile_keys, tile_values = tile_keys.to(tl.float32), tile_values.to(tl.float32)
         scores = tl.dot(queries, tl.trans(tile_keys), input_precision="ieee") * scale
         scores = tl.where(is_key[None, :] & (places[None, :] <= positions[:, None]), scores, float("-inf"))
@@ -218,3 +234,10 @@ def _attend(
         summed = summed * kept[:, None] + product
         top = highest
     return summed, top, total
+
+
+@triton.jit
+def _restored(numbers, scales, is_key, dtype: tl.constexpr):
+    """Return int8 numbers [KEYS, DIMS] times their scales in `dtype`."""
+    scale = tl.load(scales, mask=is_key, other=0.0)
+    return (numbers.to(tl.float32) * scale[:, None]).to(dtype)

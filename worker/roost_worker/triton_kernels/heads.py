@@ -10,6 +10,8 @@ def write_heads(
     query,
     keys,
     values,
+    key_scales,
+    value_scales,
     query_norm,
     key_norm,
     cos,
@@ -19,6 +21,7 @@ def write_heads(
     offsets,
     eps,
     block_stride,
+    scale_stride,
     HEADS: tl.constexpr,
     KV_HEADS: tl.constexpr,
     HEAD_DIM: tl.constexpr,
@@ -37,6 +40,8 @@ def write_heads(
         qkv: [tokens, HEADS + 2 KV_HEADS, HEAD_DIM], contiguous.
         query: [tokens, HEADS, HEAD_DIM], contiguous.
         keys, values: [blocks, block_tokens, KV_HEADS, HEAD_DIM]; blocks are `block_stride` elements apart.
+        key_scales, value_scales: [blocks, block_tokens, KV_HEADS] float32; blocks are `scale_stride` elements apart.
+            Written where keys and values are int8.
         query_norm, key_norm: [HEAD_DIM]; read if NORMS.
         cos, sin: [tokens, HEAD_DIM], the sines signed as in `RotaryTable`; read if ROTATES.
         query_scale: [tokens]; read if SCALES.
@@ -70,10 +75,32 @@ def write_heads(
     tl.store(query + (token * HEADS + heads) * HEAD_DIM + dims, queries.to(query.dtype.element_ty), mask=is_query)
     block = tl.load(blocks + token)
     if block != 0:
-        place = block * block_stride + tl.load(offsets + token) * KV_HEADS * HEAD_DIM + dims
+        offset = tl.load(offsets + token)
+        place = block * block_stride + offset * KV_HEADS * HEAD_DIM + dims
         key_places, value_places = place + (heads - HEADS) * HEAD_DIM, place + (heads - HEADS - KV_HEADS) * HEAD_DIM
-        tl.store(keys + key_places, numbers.to(keys.dtype.element_ty), mask=is_rotated & (heads >= HEADS))
-        tl.store(values + value_places, as_projected, mask=is_value)
+        is_key = is_rotated & (heads >= HEADS)
+        if keys.dtype.element_ty == tl.int8:
+            scale_place = block * scale_stride + offset * KV_HEADS + heads - HEADS
+            _store_int8(keys + key_places, key_scales + scale_place, numbers, is_key)
+            values_read = as_projected.to(tl.float32)
+            _store_int8(values + value_places, value_scales + scale_place - KV_HEADS, values_read, is_value)
+        else:
+            tl.store(keys + key_places, numbers.to(keys.dtype.element_ty), mask=is_key)
+            tl.store(values + value_places, as_projected, mask=is_value)
+
+
+@triton.jit
+def _store_int8(places, scale_places, numbers, mask):
+    """Store the rows of `numbers` [ROWS, DIMS] that `mask` has, each with its scale, as `int8_kv.rounded` says."""
+    numbers = tl.where(mask, numbers, 0.0)
+    sizes = tl.abs(numbers)
+    is_finite = tl.min((sizes < float("inf")).to(tl.int32), axis=1, keep_dims=True) > 0
+    scale = tl.where(is_finite, tl.max(sizes, axis=1, keep_dims=True) / 127.0, float("nan"))
+    has_steps = scale > 0.0
+    steps = tl.floor(numbers / tl.where(has_steps, scale, 1.0) + 0.5)
+    tl.store(places, tl.where(has_steps, steps, 0.0).to(tl.int8), mask=mask)
+    is_row = tl.max(mask.to(tl.int32), axis=1, keep_dims=True) > 0
+    tl.store(scale_places, scale, mask=is_row)
 
 
 @triton.jit

@@ -8,6 +8,7 @@ import triton.language as tl
 def multiply(
     x,
     weight,
+    scales,
     bias,
     out,
     rows,
@@ -26,7 +27,8 @@ def multiply(
 
     Args:
         x: [rows, INPUTS], contiguous.
-        weight: [OUTPUTS, INPUTS], contiguous.
+        weight: [OUTPUTS, INPUTS], contiguous; int8, or what x is.
+        scales: [OUTPUTS] float32, of the weights of each output; read if these are int8.
         bias: [OUTPUTS]; read if HAS_BIAS.
         out: [rows, OUTPUTS], contiguous.
         WIDE: multiply in float32. Sums are float32 in any case.
@@ -43,11 +45,14 @@ def multiply(
         weights = tl.load(
             weight + output.to(tl.int64)[None, :] * INPUTS + place[:, None],
             mask=is_input[:, None] & is_output[None, :],
-            other=0.0,
+            other=0,
         )
         if WIDE:
-            inputs, weights = inputs.to(tl.float32), weights.to(tl.float32)
+            inputs = inputs.to(tl.float32)
+        weights = weights.to(inputs.dtype)
         summed = tl.dot(inputs, weights, summed, input_precision="ieee")
+    if weight.dtype.element_ty == tl.int8:
+        summed *= tl.load(scales + output, mask=is_output, other=0.0)[None, :]
     if HAS_BIAS:
         summed += tl.load(bias + output, mask=is_output, other=0.0).to(tl.float32)[None, :]
     mask = is_row[:, None] & is_output[None, :]

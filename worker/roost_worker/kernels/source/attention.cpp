@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "attention_tile.h"
+#include "int8_kv.h"
 #include "kernels.h"
 
 namespace roost {
@@ -14,6 +15,8 @@ namespace {
 constexpr int64_t kPieceRows = 8 * kTileRows;
 // Work in segments of a tile, some microseconds each, below which threads are not worth waking.
 constexpr int64_t kLittleWork = 8;
+// Tiles of rows for which int8 numbers are read where they lie; for more they are widened once.
+constexpr int64_t kTilesInPlace = 2;
 // Pieces for each thread, so that all end at about the same time.
 constexpr int64_t kPiecesPerThread = 4;
 
@@ -37,7 +40,7 @@ float* room_for(int64_t floats, std::vector<float>& memory) {
 }
 
 // Memory of this thread, kept from call to call.
-thread_local std::vector<float> piece_memory, parts_memory;
+thread_local std::vector<float> piece_memory, parts_memory, int8_memory;
 
 template <class Format>
 class Attention {
@@ -112,12 +115,14 @@ class Attention {
     pack_queries(piece, height, queries);
     for (int64_t row = 0; row < piece.rows; ++row) row_of(rows, row).clear();
     for (int64_t segment = piece.first; segment < piece.last; ++segment)
-      for (int64_t row = 0; row < piece.rows; row += height) {
-        const int64_t count = std::min(height, piece.rows - row);
-        float* into = piece.parts ? piece.parts + (segment * piece.rows + row) * row_floats_ : tile;
-        attend_tile(piece, row, count, segment, queries + row * words, scores, into);
-        for (int64_t i = 0; i < count && !piece.parts; ++i) merge(row_of(rows, row + i), row_of(into, i), scale_);
-      }
+      with_keys(piece, segment, [&](const auto& keys) {
+        for (int64_t row = 0; row < piece.rows; row += height) {
+          const int64_t count = std::min(height, piece.rows - row);
+          float* into = piece.parts ? piece.parts + (segment * piece.rows + row) * row_floats_ : tile;
+          attend_tile(piece, row, count, segment, keys, queries + row * words, scores, into);
+          for (int64_t i = 0; i < count && !piece.parts; ++i) merge(row_of(rows, row + i), row_of(into, i), scale_);
+        }
+      });
     if (piece.parts && !merge_parts(piece, rows)) return;
     for (int64_t row = 0; row < piece.rows; ++row) finish(row_of(rows, row), out_ + place(piece, row));
   }
@@ -131,24 +136,44 @@ class Attention {
     return true;
   }
 
-  // What one segment gives to `count` rows of a piece.
-  void attend_tile(const Piece& piece, int64_t row, int64_t count, int64_t segment, const uint32_t* queries,
-                   float* scores, float* into) const {
+  // Does `work` with the keys of a segment that any row of the piece attends to.
+  template <class Work>
+  void with_keys(const Piece& piece, int64_t segment, const Work& work) const {
     const int64_t begin = segment * kSegment;
-    const int64_t length = position(*piece.span, piece.row + row + count - 1) + 1 - begin;
-    if (length <= 0) {
+    const int64_t* blocks = tables_ + piece.span->table + begin / kv_.block_tokens;
+    const int64_t count = std::min(kSegment, position(*piece.span, piece.row + piece.rows - 1) + 1 - begin);
+    if (kv_.key_scales == nullptr) {
+      work(Keys<PlainWords<Format>>{kv_, piece.kv_head, blocks, count});
+      return;
+    }
+    const bool widens = tiles_of(piece.rows) > kTilesInPlace;
+    float* memory = room_for(Int8Segment<Format>::floats(kv_.head_dim, widens), int8_memory);
+    Int8Segment<Format> int8(memory, kv_.head_dim, widens);
+    const auto keys = int8.in_place(kv_, piece.kv_head, blocks, count);
+    if (widens)
+      work(int8.widened(keys));
+    else
+      work(keys);
+  }
+
+  // What one segment gives to `count` rows of a piece.
+  template <class Stored>
+  void attend_tile(const Piece& piece, int64_t row, int64_t count, int64_t segment, Keys<Stored> keys,
+                   const uint32_t* queries, float* scores, float* into) const {
+    const int64_t begin = segment * kSegment;
+    keys.count = std::min(keys.count, position(*piece.span, piece.row + row + count - 1) + 1 - begin);
+    if (keys.count <= 0) {
       for (int64_t i = 0; i < count; ++i) row_of(into, i).clear();
       return;
     }
-    const int64_t* blocks = tables_ + piece.span->table + begin / kv_.block_tokens;
-    const Keys<Format> keys{kv_, piece.kv_head, blocks, std::min(kSegment, length)};
     dispatch(count, [&]<int rows>() {
-      score<Format, rows>(keys, queries, scores);
+      score<Stored, rows>(keys, queries, scores);
       for (int64_t i = 0; i < rows; ++i) {
         const int64_t attended = std::min(keys.count, position(*piece.span, piece.row + row + i) + 1 - begin);
-        weights_of<Format>(scores + i * kSegment, attended, round_up(keys.count, kLanes), scale_, row_of(into, i));
+        weights_of<Format>(scores + i * kSegment, attended, round_up(keys.count, kLanes), scale_, keys.value_scales,
+                           row_of(into, i));
       }
-      weigh<Format, rows>(keys, reinterpret_cast<uint32_t*>(scores), into, row_floats_);
+      weigh<Stored, rows>(keys, reinterpret_cast<uint32_t*>(scores), into, row_floats_);
     });
   }
 

@@ -52,31 +52,42 @@ class Row {
   int64_t size_;
 };
 
-// Keys of one segment, of one KV head, up to the last one that any row of a tile attends to.
-template <class Format>
+// Keys of one segment, of one KV head, up to the last one that any row of a tile attends to, and their values. `Stored`
+// says how their words lie in memory.
+template <class Stored>
 struct Keys {
+  using Element = typename Stored::Element;
+
   const PagedKv& kv;
   int64_t head;
   // The segment's part of the sequence's block table.
   const int64_t* blocks;
   int64_t count;
+  // [kSegment]; those behind the last key are 0. Null unless Stored::kScaled.
+  const float* key_scales = nullptr;
+  const float* value_scales = nullptr;
 
-  const uint32_t* keys_from(int64_t key) const {
-    const auto* keys = head_of_block<Format>(kv, kv.keys, blocks[key / kv.block_tokens], head);
-    return reinterpret_cast<const uint32_t*>(keys + key_index<Format>(kv, key % kv.block_tokens, 0));
+  const Element* keys_from(int64_t key) const { return words_of(kv.keys, key) + key % kv.block_tokens; }
+  const Element* values_from(int64_t key) const {
+    return words_of(kv.values, key) + key % kv.block_tokens / kPerWord * kv.head_dim;
   }
-  const uint32_t* values_from(int64_t key) const {
-    const auto* values = head_of_block<Format>(kv, kv.values, blocks[key / kv.block_tokens], head);
-    return reinterpret_cast<const uint32_t*>(values + value_index<Format>(kv, key % kv.block_tokens, 0));
+
+ private:
+  static constexpr int64_t kPerWord = Stored::Format::kPerWord;
+
+  const Element* words_of(void* side, int64_t key) const {
+    auto* bytes = static_cast<char*>(side) + blocks[key / kv.block_tokens] * kv.block_bytes;
+    return reinterpret_cast<const Element*>(bytes) + head * kv.block_tokens * kv.head_dim / kPerWord;
   }
 };
 
 // Products of queries [head_dim words][rows] with all keys, padded to whole vectors, into scores [rows][kSegment].
-template <class Format, int rows>
-void score(const Keys<Format>& keys, const uint32_t* query, float* scores) {
+template <class Stored, int rows>
+void score(const Keys<Stored>& keys, const uint32_t* query, float* scores) {
+  using Format = typename Stored::Format;
   const int64_t last = round_up(keys.count, kLanes) - kLanes;
   for (int64_t first = 0; first <= last; first += kTileVectors * kLanes) {
-    const uint32_t *from[kTileVectors], *ahead[kTileVectors];
+    const typename Stored::Element *from[kTileVectors], *ahead[kTileVectors];
     // Behind the last vector comes the last one again; nobody reads these scores.
     for (int v = 0; v < kTileVectors; ++v) {
       from[v] = keys.keys_from(std::min(first + v * kLanes, last));
@@ -88,7 +99,7 @@ void score(const Keys<Format>& keys, const uint32_t* query, float* scores) {
     for (int64_t at = 0; at < keys.kv.head_dim / Format::kPerWord * keys.kv.block_tokens; at += keys.kv.block_tokens) {
       Words key[kTileVectors];
 #pragma GCC unroll 8
-      for (int v = 0; v < kTileVectors; ++v) key[v] = load_words(from[v] + at);
+      for (int v = 0; v < kTileVectors; ++v) key[v] = Stored::load(from[v] + at);
       // The values of these keys are read next, and lie in as many lines.
 #pragma GCC unroll 8
       for (int v = 0; v < kTileVectors; ++v) __builtin_prefetch(ahead[v] + line);
@@ -103,21 +114,26 @@ void score(const Keys<Format>& keys, const uint32_t* query, float* scores) {
 #pragma GCC unroll 8
     for (int row = 0; row < rows; ++row)
 #pragma GCC unroll 8
-      for (int v = 0; v < kTileVectors; ++v) store(scores + row * kSegment + first + v * kLanes, sums[row][v]);
+      for (int v = 0; v < kTileVectors; ++v) {
+        if constexpr (Stored::kScaled) sums[row][v] *= load(keys.key_scales + std::min(first + v * kLanes, last));
+        store(scores + row * kSegment + first + v * kLanes, sums[row][v]);
+      }
   }
 }
 
 // Adds the values of all keys, weighted by words [rows][kSegment], to `vectors` vectors from `dimension` on, the last
 // of `lanes` lanes; into rows of `stride` floats.
-template <class Format, int rows, int vectors, bool whole>
-void add_values(const Keys<Format>& keys, const uint32_t* weights, int64_t dimension, int64_t lanes, float* out,
+template <class Stored, int rows, int vectors, bool whole>
+void add_values(const Keys<Stored>& keys, const uint32_t* weights, int64_t dimension, int64_t lanes, float* out,
                 int64_t stride) {
+  using Format = typename Stored::Format;
+  using Element = typename Stored::Element;
   Floats sums[rows][vectors] = {};
-  const auto add = [&](const uint32_t* value, const uint32_t* weight, uint32_t mask) __attribute__((always_inline)) {
+  const auto add = [&](const Element* value, const uint32_t* weight, uint32_t mask) __attribute__((always_inline)) {
     Words words[vectors];
 #pragma GCC unroll 8
     for (int v = 0; v < vectors; ++v)
-      words[v] = (whole ? load_words(value + v * kLanes) : load_words(value + v * kLanes, lanes)) & mask;
+      words[v] = (whole ? Stored::load(value + v * kLanes) : Stored::load(value + v * kLanes, lanes)) & mask;
 #pragma GCC unroll 8
     for (int row = 0; row < rows; ++row)
 #pragma GCC unroll 8
@@ -126,7 +142,7 @@ void add_values(const Keys<Format>& keys, const uint32_t* weights, int64_t dimen
   };
   const int64_t words = keys.count / Format::kPerWord, block_words = keys.kv.block_tokens / Format::kPerWord;
   for (int64_t first = 0; first < words; first += block_words) {
-    const uint32_t* value = keys.values_from(first * Format::kPerWord) + dimension;
+    const Element* value = keys.values_from(first * Format::kPerWord) + dimension;
     const int64_t end = std::min(words, first + block_words);
     for (int64_t word = first; word < end; ++word, value += keys.kv.head_dim) add(value, weights + word, ~0u);
   }
@@ -138,23 +154,25 @@ void add_values(const Keys<Format>& keys, const uint32_t* weights, int64_t dimen
     for (int v = 0; v < vectors; ++v) store(out + row * stride + dimension + v * kLanes, sums[row][v]);
 }
 
-template <class Format, int rows>
-void weigh(const Keys<Format>& keys, const uint32_t* weights, float* out, int64_t stride) {
+template <class Stored, int rows>
+void weigh(const Keys<Stored>& keys, const uint32_t* weights, float* out, int64_t stride) {
   constexpr int64_t kWide = kTileVectors * kLanes;
   int64_t at = 0;
   for (; at + kWide <= keys.kv.head_dim; at += kWide)
-    add_values<Format, rows, kTileVectors, true>(keys, weights, at, kLanes, out, stride);
+    add_values<Stored, rows, kTileVectors, true>(keys, weights, at, kLanes, out, stride);
   for (; at + kLanes <= keys.kv.head_dim; at += kLanes)
-    add_values<Format, rows, 1, true>(keys, weights, at, kLanes, out, stride);
+    add_values<Stored, rows, 1, true>(keys, weights, at, kLanes, out, stride);
   if (at < keys.kv.head_dim)
-    add_values<Format, rows, 1, false>(keys, weights, at, keys.kv.head_dim - at, out, stride);
+    add_values<Stored, rows, 1, false>(keys, weights, at, keys.kv.head_dim - at, out, stride);
 }
 
 // Turns the scores of one row into weights, as words in the same place. The row attends to the first `count` keys of
-// `padded`, a multiple of kLanes. `scale` is that of the scores, with log2(e).
+// `padded`, a multiple of kLanes. `scale` is that of the scores, with log2(e); `value_scales` is null or what values have
+// to be multiplied by, which the weights are instead.
 // Not inlined, nor merge(), so that it is the same instructions for all rows.
 template <class Format>
-[[gnu::noinline]] void weights_of(float* scores, int64_t count, int64_t padded, float scale, Row row) {
+[[gnu::noinline]] void weights_of(float* scores, int64_t count, int64_t padded, float scale, const float* value_scales,
+                                  Row row) {
   std::fill(scores + std::max<int64_t>(count, 0), scores + padded, -INFINITY);
   Floats highest = broadcast(-FLT_MAX / 2);
   for (int64_t key = 0; key < padded; key += kLanes) {
@@ -170,7 +188,7 @@ template <class Format>
   for (int64_t key = 0; key < padded; key += kLanes) {
     const Floats weights = exp2((load(scores + key) - from) * factor);
     total += weights;
-    Format::pack(words + key / Format::kPerWord, weights);
+    Format::pack(words + key / Format::kPerWord, value_scales ? weights * load(value_scales + key) : weights);
   }
   row.sum() = sum(total);
 }

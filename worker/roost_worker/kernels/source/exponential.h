@@ -5,7 +5,7 @@
 
 namespace roost {
 
-// 2^x for x <= 0, to 2e-7 of its value; exactly 1 at 0, and 0 below -126, where floats are no longer normal.
+// 2^x for x <= 0, to 2e-7 of its value; exactly 1 at 0, and 0 below -126, where floats are no longer normal. NaN is NaN.
 inline Floats exp2(Floats x) {
   constexpr float kRounds = 0x1.8p23f;  // adding it leaves no bits for a fraction
   const Floats shifted = x + kRounds;
@@ -16,7 +16,8 @@ inline Floats exp2(Floats x) {
                                   2.402264791363012e-1f, 6.931472028550421e-1f, 1.0f})
     power = fused(broadcast(coefficient), power, rest);
   const Floats scaled = as_floats(as_words(power) + (as_words(shifted) << 23));
-  return x >= -126.0f ? scaled : Floats{};
+  const Floats power_of_number = x >= -126.0f ? scaled : Floats{};
+  return x == x ? power_of_number : x;
 }
 
 }  // namespace roost

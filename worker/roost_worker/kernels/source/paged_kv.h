@@ -3,6 +3,8 @@
 // A block holds, for each KV head in turn, block_tokens * head_dim keys, and elsewhere as many values, in an order that
 // attention multiplies without packing: keys as words [head_dim / n][block_tokens], values as words
 // [block_tokens / n][head_dim], where a word is n = 1 float, or n = 2 bfloat16 of neighbouring dimensions or tokens.
+// In int8 they are in the same order, and each KV head has block_tokens scales elsewhere, floats, for the keys and as
+// many for the values.
 #pragma once
 
 #include <cstdint>
@@ -13,6 +15,9 @@ namespace roost {
 struct PagedKv {
   void* keys;
   void* values;
+  // Null unless keys and values are int8. Those of values come after the values.
+  void* key_scales;
+  void* value_scales;
   // From one block to the next.
   int64_t block_bytes;
   // 16, 32, 64 or 128.
@@ -23,10 +28,16 @@ struct PagedKv {
 };
 
 // The keys or values of one head in one block.
-template <class Format>
-typename Format::Value* head_of_block(const PagedKv& kv, void* side, int64_t block, int64_t head) {
+template <class Value>
+Value* head_of_block(const PagedKv& kv, void* side, int64_t block, int64_t head) {
   auto* bytes = static_cast<char*>(side) + block * kv.block_bytes;
-  return reinterpret_cast<typename Format::Value*>(bytes) + head * kv.block_tokens * kv.head_dim;
+  return reinterpret_cast<Value*>(bytes) + head * kv.block_tokens * kv.head_dim;
+}
+
+// Their scales, one for each token.
+inline float* scales_of_block(const PagedKv& kv, void* scales, int64_t block, int64_t head) {
+  auto* bytes = static_cast<char*>(scales) + block * kv.block_bytes;
+  return reinterpret_cast<float*>(bytes) + head * kv.block_tokens;
 }
 
 // Index within them of one dimension of one token.

@@ -6,6 +6,7 @@
 #include <new>
 #include <vector>
 
+#include "int8_kv.h"
 #include "kernels.h"
 #include "words.h"
 
@@ -22,6 +23,7 @@ class Head {
   explicit Head(int64_t size) : size_(size), numbers_(size), rotated_(size) {}
 
   float operator[](int64_t i) const { return numbers_[i]; }
+  const float* numbers() const { return numbers_.data(); }
 
   void read(const Value* from) {
     for (int64_t i = 0; i < size_; ++i) numbers_[i] = to_float(from[i]);
@@ -74,16 +76,28 @@ class HeadWriter {
     const int64_t block = from_.blocks[token], offset = from_.offsets[token];
     for (int64_t i = 0; i < kv_.kv_heads; ++i, head += size) {
       read(head, from_.key_norm, token);
-      Value* keys = head_of_block<Format>(kv_, kv_.keys, block, i);
-      for (int64_t d = 0; d < size; ++d) from_float(keys + key_index<Format>(kv_, offset, d), head_[d]);
+      store(kv_.keys, kv_.key_scales, block, offset, i, [&](int64_t d) { return key_index<Format>(kv_, offset, d); });
     }
     for (int64_t i = 0; i < kv_.kv_heads; ++i, head += size) {
-      Value* values = head_of_block<Format>(kv_, kv_.values, block, i);
-      for (int64_t d = 0; d < size; ++d) values[value_index<Format>(kv_, offset, d)] = head[d];
+      head_.read(head);
+      store(kv_.values, kv_.value_scales, block, offset, i,
+            [&](int64_t d) { return value_index<Format>(kv_, offset, d); });
     }
   }
 
  private:
+  // Stores head_ as the key or value of one token and KV head, whose dimension d has the index index(d).
+  template <class Index>
+  void store(void* side, void* scales, int64_t block, int64_t offset, int64_t head, const Index& index) {
+    if (scales != nullptr) {
+      scales_of_block(kv_, scales, block, head)[offset] =
+          round_to_int8(head_.numbers(), kv_.head_dim, head_of_block<int8_t>(kv_, side, block, head), index);
+      return;
+    }
+    Value* to = head_of_block<Value>(kv_, side, block, head);
+    for (int64_t d = 0; d < kv_.head_dim; ++d) from_float(to + index(d), head_[d]);
+  }
+
   void read(const Value* head, const void* norm, int64_t token) {
     head_.read(head);
     if (norm != nullptr) head_.norm(static_cast<const Value*>(norm), from_.eps);

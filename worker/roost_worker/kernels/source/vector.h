@@ -10,6 +10,9 @@ constexpr int kLanes = 16;
 typedef float Floats __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
 typedef uint32_t Words __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
 typedef uint16_t Halves __attribute__((vector_size(2 * kLanes), aligned(2), may_alias));
+typedef int32_t Integers __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
+typedef int16_t Shorts __attribute__((vector_size(2 * kLanes), aligned(2), may_alias));
+typedef int8_t Bytes __attribute__((vector_size(kLanes), aligned(1), may_alias));
 
 // A bfloat16: the upper half of a float.
 struct Bfloat16 {

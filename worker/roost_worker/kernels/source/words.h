@@ -43,6 +43,14 @@ struct FloatWords {
 
   // Turns kLanes floats into words, in place.
   static void pack(uint32_t* to, Floats values) { *reinterpret_cast<Words*>(to) = as_words(values); }
+
+  // As many int8 numbers as words have.
+  using Int8 = int8_t;
+  static Words widened(Bytes bytes) {
+    // From step to step, since GCC 12 has no instruction for all of it.
+    const auto integers = __builtin_convertvector(__builtin_convertvector(bytes, Shorts), Integers);
+    return as_words(__builtin_convertvector(integers, Floats));
+  }
 };
 
 // A word is two bfloat16, the first one in the lower half; the product of two words is the sum of two products.
@@ -67,6 +75,50 @@ struct Bfloat16Words {
 #else
     store(reinterpret_cast<Bfloat16*>(to), values);
 #endif
+  }
+
+  // A bfloat16 holds an int8 exactly: its lower half as a float is zero.
+  using Int8 = int16_t;
+  static Words widened(Shorts pairs) {
+    const Integers both = __builtin_convertvector(pairs, Integers);
+    const Words first = as_words(__builtin_convertvector((both << 24) >> 24, Floats));
+    const Words second = as_words(__builtin_convertvector(both >> 8, Floats));
+    return first >> 16 | second;
+  }
+};
+
+// Words as they are multiplied.
+template <class WordFormat>
+struct PlainWords {
+  using Format = WordFormat;
+  using Element = uint32_t;
+  static constexpr bool kScaled = false;
+
+  static Words load(const Element* from) { return load_words(from); }
+  static Words load(const Element* from, int64_t count) { return load_words(from, count); }
+};
+
+// The same of int8 numbers, whose scales are elsewhere.
+template <class WordFormat>
+struct ScaledWords : PlainWords<WordFormat> {
+  static constexpr bool kScaled = true;
+};
+
+// Words of int8 numbers, which are widened when they are loaded.
+template <class WordFormat>
+struct Int8Words {
+  using Format = WordFormat;
+  using Element = typename Format::Int8;
+  static constexpr bool kScaled = true;
+
+  static Words load(const Element* from) {
+    typedef Element Elements __attribute__((vector_size(kLanes * sizeof(Element)), aligned(1), may_alias));
+    return Format::widened(*reinterpret_cast<const Elements*>(from));
+  }
+  static Words load(const Element* from, int64_t count) {
+    Element elements[kLanes] = {};
+    std::memcpy(elements, from, count * sizeof *from);
+    return load(elements);
   }
 };
 
