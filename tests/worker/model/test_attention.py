@@ -104,7 +104,7 @@ def test_int8_loses_little(dtype: torch.dtype, backend: Callable[[], Backend]) -
 @pytest.mark.parametrize("number", [float("nan"), float("inf")], ids=str)
 @pytest.mark.parametrize("side", [1, 2], ids=["key", "value"])
 @pytest.mark.parametrize("is_int8", [False, True], ids=["plain", "int8"])
-def test_what_is_no_number_is_not_hidden(
+def test_infinities_and_nans_are_not_hidden(
     is_int8: bool, side: int, number: float, dtype: torch.dtype, backend: Callable[[], Backend]
 ) -> None:
     of = layer((20,), dtype, group=1, kv_heads=1, head_dim=16, rotates=False)
@@ -112,7 +112,7 @@ def test_what_is_no_number_is_not_hidden(
     out = attended(of, backend(), [(20,)], 16, is_int8=is_int8)[0]
     if is_int8 or number != number:
         assert out[5:].isnan().any(dim=1).all()
-    else:  # an infinite score may be negative, which is no weight
+    else:  # a key's infinite score may be negative, and its weight 0
         assert not out[5:].isfinite().all()
 
 
@@ -190,7 +190,7 @@ def test_neighbours_threads_and_blocks_do_not_change_a_bit(
 def test_what_an_earlier_sequence_left_in_a_block_does_not_matter(dtype: torch.dtype) -> None:
     layer_of, cuts = layer((33, 71), dtype), [(32, 70), (1, 1)]
     for is_int8 in (False, True):
-        # Scales of which all bits are set are no numbers either.
+        # Scales are NaN where all their bits are set.
         rubbish, zero = (
             AttentionDriver(layer_of, by_kernels(), 16, left_behind=number, is_int8=is_int8)
             for number in (-1 if is_int8 else float("nan"), 0)

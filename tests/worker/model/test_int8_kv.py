@@ -31,7 +31,7 @@ def test_a_row_is_rounded_without_regard_to_others() -> None:
         assert torch.equal(its_scales, scales[index])
 
 
-def test_zeros_stay_and_what_is_no_number_is_read_as_none() -> None:
+def test_zeros_stay_zero_and_rows_with_infinities_or_nans_are_read_as_nan() -> None:
     rows = torch.tensor([[0.0, 0.0], [1.0, float("nan")], [float("-inf"), 1.0], [2.0, -4.0]])
     out = restored(*rounded(rows), torch.bfloat16)
     assert out[0].tolist() == [0, 0]
@@ -50,7 +50,7 @@ def test_numbers_and_scales_fill_a_block() -> None:
             assert side.scales is not None
             side.numbers.fill_(1)
             side.scales.view(torch.int32).fill_(0x01010101)
-    assert cache.tensor.eq(1).all(), "no byte is written by no side, and each side writes its own"
+    assert cache.tensor.eq(1).all(), "the views cover every byte, and none of them twice"
 
 
 def test_layers_round_into_the_one_tensor() -> None:

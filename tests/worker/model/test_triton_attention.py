@@ -62,7 +62,7 @@ def test_int8_is_read_as_it_was_rounded(group: int, head_dim: int) -> None:
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")], ids=str)
 @pytest.mark.parametrize("side", [1, 2], ids=["key", "value"])
-def test_int8_does_not_hide_what_is_no_number(side: int, number: float) -> None:
+def test_int8_does_not_hide_infinities_and_nans(side: int, number: float) -> None:
     of = layer((20,), group=1, kv_heads=1, head_dim=16, rotates=False)
     of.sequences[0][5, 16 * side + 3] = number
     out = attended(of, [(20,)], plain=False, is_int8=True)[0]

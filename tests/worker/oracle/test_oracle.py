@@ -10,7 +10,9 @@ import pytest
 from roost_worker.convert.store import ModelStore
 from roost_worker.engine.messages import SamplingParams
 from roost_worker.grammar import GrammarCompiler, build_json_schema, fill_masks
+from roost_worker.model.runner import build_runner
 from roost_worker.oracle import Finding, JudgedStep, Oracle, PositionReport, judge
+from runner_driver import Driver, prompts, worker_config
 
 PROMPTS = (b"\x101user\nhello", b"more, please", b"bye")
 GRAMMAR = build_json_schema('{"type": "array", "items": {"type": "integer"}, "minItems": 3}')
@@ -211,3 +213,19 @@ def test_masks_are_read_bit_by_bit(generator: Generator) -> None:
     fill_masks([state], words)
     expected = [index for index in range(264) if (int(words[0, index // 32]) >> (index % 32)) & 1]
     assert np.flatnonzero(_allowed(state, 264)).tolist() == expected
+
+
+def test_an_oracle_of_int8_kv_computes_what_a_worker_does(model_dir: Path, oracle: Oracle) -> None:
+    config = worker_config("float32")
+    kv, engine = replace(config.kv, dtype="int8"), replace(config.engine, kernels="torch")
+    driver = Driver(build_runner(replace(config, kv=kv, engine=engine), model_dir))
+    row = driver.open(prompts(1, 40)[0])
+    driver.generate([row], 8, chunk=17)
+    places = range(40, 48)
+
+    def largest_error(of: Oracle) -> float:
+        logits = of._logits(row.ids, places)
+        logprobs = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+        return float(np.abs(logprobs - np.stack(row.logprobs)).max())
+
+    assert largest_error(Oracle(model_dir, kv_dtype="int8")) < largest_error(oracle) / 20

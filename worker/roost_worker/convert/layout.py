@@ -34,9 +34,9 @@ class PreparedModel:
     dtype: str
 
     def revision_in(self, quantization: Quantization, kv_dtype: KvDtype) -> str:
-        """Return the revision that a worker serves whose weights and KV are rounded so.
+        """Return the revision that is served by workers with this rounding of weights and KV.
 
-        What computes other outputs is another model.
+        Rounding changes the outputs, so it makes another revision.
         """
         if quantization == "none" and kv_dtype == "auto":
             return self.revision

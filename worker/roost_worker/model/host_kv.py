@@ -38,7 +38,7 @@ class HostKv:
         device = self._cache.device
         pinned = slots > 0 and device.type == "cuda"
         self.tensor = _host_memory((slots, *self._cache.shape[1:]), self._cache.dtype, pinned=pinned)
-        """[slots, layers, 2, block_tokens, kv_heads, head_dim]"""
+        """[slots, ...]: each slot is as a block of the cache."""
         self._sums = torch.zeros(slots, dtype=torch.int64, device=device)
         words = self._cache[0].numel() * self._cache.element_size() // 8
         self._weights = torch.arange(words if slots else 0, dtype=torch.int64, device=device) * 2 + 1

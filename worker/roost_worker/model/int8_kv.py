@@ -1,7 +1,8 @@
 """Keys and values in int8: each token's key, and its value, of each KV head has a scale of its own.
 
 So what a token leaves in the cache depends on its own key and value only, whatever is computed beside it, and later
-tokens change nothing of it. The kernels round alike, but for ties.
+tokens change nothing of it. The kernels round alike, but for numbers halfway between two steps and, on GPUs, a scale's
+last bits.
 """
 
 import torch

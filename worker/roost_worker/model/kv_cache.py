@@ -66,8 +66,10 @@ class KvSide:
         self.scales.index_put_((blocks, offsets), scales)
 
     def gather(self, blocks: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return the rows of `blocks`, [blocks, block_tokens, kv_heads, head_dim], in `dtype`, that they are of or
-        were rounded from."""
+        """Return the rows of `blocks`, [blocks, block_tokens, kv_heads, head_dim].
+
+        `dtype` is what keys and values are computed in, to which int8 is restored.
+        """
         numbers = self.numbers.index_select(0, blocks)
         return numbers if self.scales is None else restored(numbers, self.scales.index_select(0, blocks), dtype)
 

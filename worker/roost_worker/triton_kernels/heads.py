@@ -91,7 +91,7 @@ def write_heads(
 
 @triton.jit
 def _store_int8(places, scale_places, numbers, mask):
-    """Store the rows of `numbers` [ROWS, DIMS] that `mask` has, each with its scale, as `int8_kv.rounded` says."""
+    """Round the rows of `numbers` [ROWS, DIMS] within `mask` as `int8_kv.rounded` does; store them and their scales."""
     numbers = tl.where(mask, numbers, 0.0)
     sizes = tl.abs(numbers)
     is_finite = tl.min((sizes < float("inf")).to(tl.int32), axis=1, keep_dims=True) > 0

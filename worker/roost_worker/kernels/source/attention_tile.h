@@ -167,8 +167,8 @@ void weigh(const Keys<Stored>& keys, const uint32_t* weights, float* out, int64_
 }
 
 // Turns the scores of one row into weights, as words in the same place. The row attends to the first `count` keys of
-// `padded`, a multiple of kLanes. `scale` is that of the scores, with log2(e); `value_scales` is null or what values have
-// to be multiplied by, which the weights are instead.
+// `padded`, a multiple of kLanes. `scale` is that of the scores, with log2(e). `value_scales`, unless null, are the
+// values' scales, by which the weights are multiplied instead.
 // Not inlined, nor merge(), so that it is the same instructions for all rows.
 template <class Format>
 [[gnu::noinline]] void weights_of(float* scores, int64_t count, int64_t padded, float scale, const float* value_scales,

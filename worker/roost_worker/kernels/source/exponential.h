@@ -5,7 +5,8 @@
 
 namespace roost {
 
-// 2^x for x <= 0, to 2e-7 of its value; exactly 1 at 0, and 0 below -126, where floats are no longer normal. NaN is NaN.
+// 2^x for x <= 0, to 2e-7 of its value; exactly 1 at 0, and 0 below -126, where floats are no longer normal. NaN stays
+// NaN.
 inline Floats exp2(Floats x) {
   constexpr float kRounds = 0x1.8p23f;  // adding it leaves no bits for a fraction
   const Floats shifted = x + kRounds;

@@ -44,10 +44,10 @@ struct FloatWords {
   // Turns kLanes floats into words, in place.
   static void pack(uint32_t* to, Floats values) { *reinterpret_cast<Words*>(to) = as_words(values); }
 
-  // As many int8 numbers as words have.
+  // The int8 numbers of one word.
   using Int8 = int8_t;
   static Words widened(Bytes bytes) {
-    // From step to step, since GCC 12 has no instruction for all of it.
+    // In several steps, since GCC 12 finds no instruction for the whole conversion.
     const auto integers = __builtin_convertvector(__builtin_convertvector(bytes, Shorts), Integers);
     return as_words(__builtin_convertvector(integers, Floats));
   }
@@ -98,7 +98,7 @@ struct PlainWords {
   static Words load(const Element* from, int64_t count) { return load_words(from, count); }
 };
 
-// The same of int8 numbers, whose scales are elsewhere.
+// Words that were widened from int8 numbers, whose scales are elsewhere.
 template <class WordFormat>
 struct ScaledWords : PlainWords<WordFormat> {
   static constexpr bool kScaled = true;
