@@ -151,6 +151,7 @@ def test_processors_with_fewer_instructions(dtype: torch.dtype, architecture: st
     assert_one_result(layer((300,), dtype), backend)
     unrotated = layer((300, 65), dtype, group=5, head_dim=34, rotates=False)
     assert_close(unrotated, backend, [(20, 33), (280, 32)], is_int8=True)
+    assert_one_result(layer((300,), dtype), backend, is_int8=True)
 
 
 def assert_one_result(layer: Layer, backend: Backend, *, is_int8: bool = False) -> None:
@@ -198,6 +199,18 @@ def test_what_an_earlier_sequence_left_in_a_block_does_not_matter(dtype: torch.d
         for tokens in cuts:
             for out, expected in zip(rubbish.attend(*tokens), zero.attend(*tokens), strict=True):
                 assert torch.equal(out, expected)
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+@pytest.mark.parametrize("side", [1, 2], ids=["key", "value"])
+def test_int8_that_is_not_finite_is_read_by_later_tokens_only(side: int, dtype: torch.dtype) -> None:
+    """Also within a tile of queries, whose first ones do not attend to it."""
+    of = layer((20,), dtype, group=1, kv_heads=1, head_dim=16, rotates=False)
+    of.sequences[0][3, 16 * side + 5] = float("nan")
+    out = attended(of, by_kernels(), [(20,)], 16, is_int8=True)[0]
+    assert out[:3].isfinite().all()
+    assert out[3:].isnan().any(dim=1).all()
 
 
 @needs_compiler

@@ -24,7 +24,7 @@ def rounded(rows: Tensor) -> tuple[Tensor, Tensor]:
     wide = rows.float()
     largest = wide.abs().amax(dim=-1)
     scales = torch.where(largest.isfinite(), largest / LARGEST, torch.nan)
-    has_steps = scales > 0
+    has_steps = scales >= torch.finfo(torch.float32).tiny  # a smaller one has too few digits to divide by
     steps = torch.where(has_steps[..., None], wide, 0.0) / torch.where(has_steps, scales, 1.0)[..., None]
     return steps.round_().to(torch.int8), scales
 

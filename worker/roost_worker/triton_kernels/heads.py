@@ -96,7 +96,7 @@ def _store_int8(places, scale_places, numbers, mask):
     sizes = tl.abs(numbers)
     is_finite = tl.min((sizes < float("inf")).to(tl.int32), axis=1, keep_dims=True) > 0
     scale = tl.where(is_finite, tl.max(sizes, axis=1, keep_dims=True) / 127.0, float("nan"))
-    has_steps = scale > 0.0
+    has_steps = scale >= 1.1754944e-38  # the least normal float: a smaller one has too few digits to divide by
     steps = tl.floor(numbers / tl.where(has_steps, scale, 1.0) + 0.5)
     tl.store(places, tl.where(has_steps, steps, 0.0).to(tl.int8), mask=mask)
     is_row = tl.max(mask.to(tl.int32), axis=1, keep_dims=True) > 0

@@ -188,7 +188,10 @@ template <class Format>
   for (int64_t key = 0; key < padded; key += kLanes) {
     const Floats weights = exp2((load(scores + key) - from) * factor);
     total += weights;
-    Format::pack(words + key / Format::kPerWord, value_scales ? weights * load(value_scales + key) : weights);
+    Floats packed = weights;
+    // A weight of 0 stays 0: it may be that of a later key, whose scale is not a number.
+    if (value_scales) packed = weights == 0 ? weights : weights * load(value_scales + key);
+    Format::pack(words + key / Format::kPerWord, packed);
   }
   row.sum() = sum(total);
 }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cfloat>
 #include <cmath>
 
 #include "attention_tile.h"
@@ -19,7 +20,7 @@ float round_to_int8(const float* numbers, int64_t size, int8_t* to, const Index&
     not_finite += numbers[i] * 0;
   }
   const float scale = largest / 127 + not_finite;
-  const bool has_steps = scale > 0;
+  const bool has_steps = scale >= FLT_MIN;  // a smaller one has too few digits to divide by
   for (int64_t i = 0; i < size; ++i)
     to[index(i)] = has_steps ? static_cast<int8_t>(std::nearbyint(numbers[i] / scale)) : int8_t{0};
   return scale;
@@ -33,7 +34,7 @@ class Int8Segment {
 
  public:
   static int64_t floats(int64_t head_dim, bool widens) {
-    return 2 * kSegment + (widens ? 2 * kSegment * head_dim / n + kLanes : 0);
+    return 2 * kSegment + (widens ? 2 * kSegment * head_dim / n : 0);
   }
 
   // `memory` is floats(head_dim, widens) floats.
@@ -76,8 +77,8 @@ class Int8Segment {
     std::fill(to + count, to + kSegment, 0.0f);
   }
 
-  // Reads and writes whole vectors: behind a head's numbers there are others or scales, and behind the words there is
-  // room.
+  // Reads and writes whole vectors. A block holds whole ones of each head, since it has a multiple of 16 tokens and
+  // head_dim is even.
   static void widen(const typename Format::Int8* from, int64_t count, uint32_t* to) {
     for (int64_t i = 0; i < count; i += kLanes)
       *reinterpret_cast<Words*>(to + i) = Int8Words<Format>::load(from + i);

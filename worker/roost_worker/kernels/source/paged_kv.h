@@ -15,7 +15,7 @@ namespace roost {
 struct PagedKv {
   void* keys;
   void* values;
-  // Null unless keys and values are int8. Those of values come after the values.
+  // Null unless keys and values are int8.
   void* key_scales;
   void* value_scales;
   // From one block to the next.
