@@ -37,7 +37,7 @@ class ForkedRanks:
 
 def serve(address: str, log: Path) -> int:
     """Run a worker whose ranks are forked by the server at `address`; they write the worker's `log`."""
-    command.SubprocessSpawner = lambda: ForkedRanks(address, log)  # type: ignore[assignment,misc]
+    command.SubprocessSpawner = lambda **_: ForkedRanks(address, log)  # type: ignore[assignment,misc]
     return command.main()
 
 

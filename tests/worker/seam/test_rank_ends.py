@@ -63,6 +63,35 @@ def test_a_rank_exits_when_the_socket_closes_though_its_parent_lives(tmp_path: P
             rank.kill()
 
 
+def test_a_rank_that_was_created_ahead_ends_in_silence_if_it_is_not_needed(capfd: pytest.CaptureFixture[str]) -> None:
+    [process] = SubprocessSpawner(ahead=1)._waiting
+    assert process.stdin is not None
+    process.stdin.close()
+    assert process.wait(LONG_SECONDS) == 0
+    assert capfd.readouterr() == ("", "")
+
+
+def test_ranks_beyond_those_created_ahead_start_as_well(tmp_path: Path) -> None:
+    address = str(tmp_path / "shell")
+    spawner = SubprocessSpawner(ahead=1)
+    [ahead] = spawner._waiting
+    with Listener(address, "AF_UNIX", authkey=b"key") as listener:
+        ranks = [
+            spawner.spawn(RankArgs(worker_config(), Path(), rank, 2, address, b"key", runner=FAKE_RUNNER))
+            for rank in range(2)
+        ]
+        assert ranks[0].pid == ahead.pid
+        try:
+            hellos = []
+            for _ in ranks:
+                with listener.accept() as connection:
+                    hellos.append(connection.recv().rank)
+            assert sorted(hellos) == [0, 1]
+        finally:
+            for rank in ranks:
+                rank.kill()
+
+
 def test_a_rank_that_cannot_read_a_message_exits_rather_than_seem_alive(tmp_path: Path) -> None:
     address = str(tmp_path / "shell")
     args = RankArgs(worker_config(), Path(), 0, 1, address, b"key", runner=FAKE_RUNNER)

@@ -6,11 +6,14 @@ import pickle
 import subprocess
 import sys
 from contextlib import suppress
+from importlib import import_module
 
 from roost_worker.child_process import die_with_parent, spawn_module
 from roost_worker.seam.rank import RankArgs, run_rank
 
 REAP_SECONDS = 5.0
+RUNNER_MODULE = "roost_worker.model.runner"
+"""Where ranks find what they run; importing it, and torch with it, is most of their start."""
 
 
 class SubprocessRank:
@@ -38,9 +41,16 @@ class SubprocessSpawner:
     The children find modules where this process does. Their arguments, which include the key, are sent to their stdin.
     """
 
+    def __init__(self, ahead: int = 0) -> None:
+        """Create the processes of the first `ahead` ranks now: they import torch, and wait for their arguments.
+
+        Raise OSError when one cannot be created.
+        """
+        self._waiting = [_create(RUNNER_MODULE) for _ in range(ahead)]
+
     def spawn(self, args: RankArgs) -> SubprocessRank:
         """Raise OSError when the process cannot be created."""
-        process = spawn_module(__name__, stdin=subprocess.PIPE)
+        process = self._waiting.pop() if self._waiting else _create()
         assert process.stdin is not None
         # If the child has ended already, `alive` says so.
         with suppress(BrokenPipeError), process.stdin as stdin:
@@ -48,10 +58,24 @@ class SubprocessSpawner:
         return SubprocessRank(process)
 
 
+def _create(*imported: str) -> "subprocess.Popen[bytes]":
+    """Create the process of a rank that imports these modules before it reads its arguments."""
+    return spawn_module(__name__, *imported, stdin=subprocess.PIPE)
+
+
 def main() -> None:
-    """Run a rank as a child. Its argument is the parent's pid; RankArgs come, pickled, from the parent on stdin."""
+    """Run a rank as a child. RankArgs come, pickled, from the parent on stdin.
+
+    The program's arguments are the parent's pid and what to import until then.
+    """
     die_with_parent(int(sys.argv[1]))
-    args: RankArgs = pickle.load(sys.stdin.buffer)
+    for module in sys.argv[2:]:
+        with suppress(Exception):  # the rank reports it when it needs the module
+            import_module(module)
+    try:
+        args: RankArgs = pickle.load(sys.stdin.buffer)
+    except EOFError:  # the parent has ended, or needs no rank
+        os._exit(0)
     log_format = f"%(asctime)s %(levelname)s rank {args.rank}: %(message)s"
     logging.basicConfig(level=logging.INFO, format=log_format)
     code = 1
