@@ -44,9 +44,9 @@ class Workers:
         """Addresses of all workers, including broken ones."""
         return {worker.address for index in self._indexes.values() for worker in index.states.values()}
 
-    @property
-    def any_takes_steps(self) -> bool:
-        return any(not worker.lease.draining for index in self._indexes.values() for worker in index.states.values())
+    def any_takes_steps(self, pools: Iterable[str]) -> bool:
+        """Whether any worker of these pools does."""
+        return any(not worker.lease.draining for pool in pools for worker in self._indexes[pool].states.values())
 
     def states(self, pool: str) -> list[WorkerState]:
         """The pool's live workers, except those marked broken."""
