@@ -7,7 +7,7 @@ import grpc.aio
 import pytest
 
 from cutting_proxy import CuttingProxy
-from gateway_driver import LIMIT_SECONDS, POOL, Rig, StepLog, step_request
+from gateway_driver import LIMIT_SECONDS, POOL, Rig, StepLog, publish_pool, step_request
 from null_script import BASE_ID, Script
 from null_worker import NullWorker
 
@@ -48,6 +48,40 @@ async def test_streams_that_break_together_are_resumed_whichever_of_them_is_told
         await asyncio.gather(waiting, running)
     assert (late.ids, log.ids) == (IDS, IDS)
     assert (len(worker.starts), len(worker.resumes), len(other.starts)) == (1, 1, 1)
+    assert log.committed is not None
+    assert log.committed.failovers == 0
+
+
+class AcceptsWhatComesAgain(NullWorker):
+    """Accepts a step that says `late` once it has come for the second time."""
+
+    late = 0
+
+    async def _begin(self, start: Any, requests: Any, context: Any) -> Any:
+        if start.messages[0].content == "late":
+            self.late += 1
+            self._happened()
+            if self.late == 1:
+                await asyncio.Event().wait()
+        return await super()._begin(start, requests, context)
+
+
+async def test_a_step_that_the_only_worker_had_not_accepted_begins_there_again_at_once(rig: Rig) -> None:
+    """It waits for nothing: the queue's timeout would end that."""
+    publish_pool(rig.redis, admission={"queueLimit": 5, "queueTimeoutSeconds": 0.001})
+    worker = await rig.run(AcceptsWhatComesAgain(rig.redis.url, POOL, script=Script(tokens=TOKENS)))
+    async with CuttingProxy(worker.address) as proxy:
+        worker.address = proxy.address
+        await worker.publish()
+        caller, log = rig.caller(await rig.gateway()), StepLog()
+        step = rig.spawn(caller.step(step_request(await caller.open(), text="late"), log))
+        async with asyncio.timeout(LIMIT_SECONDS):
+            await worker.until(lambda: worker.late)
+        proxy.cut()
+        await step
+        beside = await caller.step(step_request(await caller.open()))
+    assert (log.ids, beside.ids) == (IDS, IDS)
+    assert worker.late == 2
     assert log.committed is not None
     assert log.committed.failovers == 0
 

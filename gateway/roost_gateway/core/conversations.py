@@ -23,6 +23,7 @@ from roost_gateway.core.kept_conversations import KeptConversations
 from roost_gateway.core.models import ServedModel, pool_of_model, served_models
 from roost_gateway.core.previous_responses import PreviousResponses
 from roost_gateway.core.shared_steps import Asker, SharedStep, SharedSteps
+from roost_gateway.core.unused_forks import UnusedForks
 from roost_gateway.fleet.pools import Pools
 from roost_gateway.recognition.canonical import cleaned
 from roost_gateway.recognition.conversation import Conversation, Match, Recognised
@@ -118,6 +119,7 @@ class Conversations:
         self._step_timeout_seconds = step_timeout_seconds
         self._background = Background()
         self._steps = SharedSteps(gateway)
+        self._forks = UnusedForks(gateway)
 
     async def models(self, caller: Caller) -> list[ServedModel]:
         """The models that the caller may name."""
@@ -170,7 +172,8 @@ class Conversations:
         return _Call(turn(asked, caller.tenant, pool.pool), Asker(caller, pool, deadline), is_detached)
 
     async def aclose(self) -> None:
-        """Waits for what is still to be remembered."""
+        """Waits for what is still to be remembered, and for forks that are being deleted."""
+        await self._forks.aclose()
         await self._background.finish(_FINISH_SECONDS)
 
     async def _recognise(self, call: _Call) -> tuple[_Call, Plan]:
@@ -243,6 +246,8 @@ class Conversations:
     async def _fork(self, stack: AsyncExitStack, call: _Call, point: IndexEntry, reason: str) -> _Running:
         request = ForkRequest(point.session_id, point.head, task=call.turn.conversation.family)
         session = await self._gateway.fork(request, call.caller, call.asker.seconds_left)
+        if not call.is_detached:  # how that has ended is kept with its session, for a client that comes back
+            stack.enter_context(self._forks.until_used(session, call.caller))
         start = replace(point, session_id=session.id, head=session.head, state=EntryState.HEAD)
         return await self._begin_in_new(stack, call, start, Match.FORKED, reason)
 
@@ -288,6 +293,7 @@ class Conversations:
     async def _committed(self, running: _Running, event: Committed) -> None:
         """Remembers the step before its client, whose next request may come at once, has it."""
         call, start = running.call, running.begun.start
+        self._forks.used(start.session_id)
         writes = call.turn.committed(start, event.head, event.output, call.pool.implicit_ttl_ms)
         if running.begun.recognised.match in (Match.CONTINUED, Match.ATTACHED):
             writes += call.turn.passed(start, call.pool.implicit_ttl_ms)

@@ -249,9 +249,9 @@ class Gateway:
         pool_of_session(session_id, caller)
         return await self._described(await self._store.close(session_id, caller.tenant))
 
-    async def delete(self, session_id: str, caller: Caller) -> None:
+    async def delete(self, session_id: str, caller: Caller, expected_head: Head | None = None) -> None:
         pool_of_session(session_id, caller)
-        epoch = await self._store.delete(session_id, caller.tenant)
+        epoch = await self._store.delete(session_id, caller.tenant, expected_head)
         await self._evict_everywhere(session_id, epoch, erased=True)
 
     @asynccontextmanager

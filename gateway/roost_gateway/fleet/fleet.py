@@ -1,8 +1,10 @@
 """What a gateway knows of pools and workers, read from the store twice a second, and how it reaches the workers."""
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 
 from roost.store.interface import SessionStore
 from roost.store.records import StoreAwayError
@@ -29,13 +31,16 @@ class Fleet:
         self.on_change: Callable[[str], None] = lambda pool: None
         """Called with each pool after every reading."""
         self.store_answers = False
+        """Whether all that was read last could be read."""
+        self._answering = frozenset[str]()
+        """Pools whose workers could be read: parts of a cluster may be away, with the pools that lie there."""
         self.health: StoreHealth | None = None
         self._loop: asyncio.Task[None] | None = None
 
     @property
     def ready(self) -> bool:
-        """Whether the store answers and some worker takes steps."""
-        return self.store_answers and self.workers.any_takes_steps
+        """Whether some worker takes steps of a pool for which the store answers."""
+        return self.workers.any_takes_steps(self._answering)
 
     async def start(self) -> None:
         """Reads everything once, then again and again."""
@@ -60,23 +65,47 @@ class Fleet:
                 log.exception("reading pools and workers failed; trying again")
 
     async def read(self, tick: int) -> None:
-        """Reads the workers, and the pools' documents with every fourth tick."""
-        try:
-            if not self.store_answers or tick % _DOCUMENT_TICKS == 0:
-                self.workers.forget(await self.pools.read_all())
-            await asyncio.gather(*map(self.workers.read, self.pools.names))
-            await self._store_came()
-        except StoreAwayError:
-            if self.store_answers:
-                log.warning("the session store does not answer; running steps go on")
-            self.store_answers = False
+        """Reads the workers, and the pools' documents with every fourth tick. What is away keeps nothing else from
+        being read."""
+        are_documents_read = await self._read_documents(tick)
+        names = self.pools.names
+        are_read = await asyncio.gather(*map(self._can_read, names))
+        self._answering = frozenset(itertools.compress(names, are_read))
+        if not (are_documents_read and all(are_read)):
+            self._store_went()
+        elif not self.store_answers:
+            with suppress(StoreAwayError):
+                await self._store_came()
         self.clients.retain(self.workers.addresses)
         for pool in self.pools.names:
             self.on_change(pool)
 
-    async def _store_came(self) -> None:
+    async def _read_documents(self, tick: int) -> bool:
+        """Reads the pools' documents if it is time. Returns whether none is missing."""
+        if self.store_answers and tick % _DOCUMENT_TICKS:
+            return True
+        try:
+            gone, are_read = await self.pools.read_all()
+        except StoreAwayError:
+            return False
+        self.workers.forget(gone)
+        return are_read
+
+    async def _can_read(self, pool: str) -> bool:
+        """Reads a pool's workers, if the store answers."""
+        try:
+            await self.workers.read(pool)
+        except StoreAwayError:
+            return False
+        return True
+
+    def _store_went(self) -> None:
         if self.store_answers:
-            return
+            where = f" for all but {', '.join(sorted(self._answering))}" if self._answering else ""
+            log.warning("the session store does not answer%s; running steps go on", where)
+        self.store_answers = False
+
+    async def _store_came(self) -> None:
         self.health = await self._store.health()
         self.store_answers = True
         if self.workers.grace:

@@ -9,6 +9,7 @@ from roost.contract.reasons import Reason
 from roost.contract.refused import Refused
 from roost.store.codec import CorruptRecordError
 from roost.store.interface import SessionStore
+from roost.store.records import StoreAwayError
 
 log = logging.getLogger(__name__)
 
@@ -44,17 +45,25 @@ class Pools:
         await self._read(name)
         return await self.get(name)
 
-    async def read_all(self) -> set[str]:
-        """Reads every document and forgets pools that are gone. Returns the names of those that are gone.
+    async def read_all(self) -> tuple[set[str], bool]:
+        """Reads every document and forgets pools that are gone. Returns the names of those that are gone, and whether
+        every document could be read; one that could not, since its part of a cluster is away, stays as it was.
 
-        Raises StoreAwayError.
+        Raises StoreAwayError when the store does not say which pools there are.
         """
         names = self._configured or await self._store.pools()
-        await asyncio.gather(*(self._read(name) for name in names))
+        are_read = await asyncio.gather(*(self._can_read(name) for name in names))
         gone = set(self._documents) - set(names)
         for name in gone:
             del self._documents[name]
-        return gone
+        return gone, all(are_read)
+
+    async def _can_read(self, name: str) -> bool:
+        try:
+            await self._read(name)
+        except StoreAwayError:
+            return False
+        return True
 
     async def _read(self, name: str) -> None:
         try:

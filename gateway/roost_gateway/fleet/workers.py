@@ -8,12 +8,12 @@ from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import replace
 
-from roost.contract.lease import LEASE_TTL_SECONDS
 from roost.store.interface import SessionStore
 from roost.store.records import StoreAwayError
 from roost.store.residency import Residency
 from roost.store.wake import Wake
 from roost.store.worker_views import WorkerView
+from roost_gateway.fleet.broken_workers import BrokenWorkers, WorkerStart
 from roost_gateway.fleet.grace import WorkerGrace
 from roost_gateway.routing import gate
 from roost_gateway.routing.backlog import Backlogs
@@ -31,7 +31,7 @@ class Workers:
         self.grace = WorkerGrace(store)
         self._indexes: defaultdict[str, WorkerIndex] = defaultdict(WorkerIndex)
         self._backlogs = Backlogs()
-        self._broken: dict[tuple[str, str], float] = {}
+        self._broken = BrokenWorkers()
         self._refreshing: dict[str, asyncio.Task[None]] = {}
 
     async def aclose(self) -> None:
@@ -44,19 +44,19 @@ class Workers:
         """Addresses of all workers, including broken ones."""
         return {worker.address for index in self._indexes.values() for worker in index.states.values()}
 
-    @property
-    def any_takes_steps(self) -> bool:
-        return any(not worker.lease.draining for index in self._indexes.values() for worker in index.states.values())
+    def any_takes_steps(self, pools: Iterable[str]) -> bool:
+        """Whether any worker of these pools does."""
+        return any(not worker.lease.draining for pool in pools for worker in self._indexes[pool].states.values())
 
     def states(self, pool: str) -> list[WorkerState]:
         """The pool's live workers, except those marked broken."""
-        broken = self._broken_now()
+        broken = self._broken.all()
         return [worker for worker in self._indexes[pool].states.values() if worker.start not in broken]
 
     def get(self, pool: str, worker_id: str) -> WorkerState | None:
         """The live worker, or None if it is unknown or marked broken."""
         worker = self.listed(pool, worker_id)
-        return None if worker is None or worker.start in self._broken_now() else worker
+        return None if worker is None or worker.start in self._broken.all() else worker
 
     def listed(self, pool: str, worker_id: str) -> WorkerState | None:
         """The worker that has a lease, or None. One that is marked broken may still have what it has begun: only what
@@ -79,15 +79,21 @@ class Workers:
         self, pool: str, need: StepNeed, excluded: AbstractSet[str], gate_seconds: float | None = None
     ) -> Choice | None:
         """The best of the pool's workers for a step, or None when no worker may serve it. `gate_seconds` is how long a
-        step has waited that has to pass the gate."""
+        step has waited that has to pass the gate.
+
+        A worker that is marked broken is chosen only when no other may serve the step, and when it is known to live.
+        """
         index = self._indexes[pool]
-        broken = {
-            start[0] for start in self._broken_now() if (worker := index.states.get(start[0])) and worker.start == start
-        }
-        excluded = excluded | broken
-        if gate_seconds is None:
-            return index.choose(need, excluded)
-        return gate.choose(index, need, excluded, gate_seconds)
+
+        def best(avoided: AbstractSet[WorkerStart]) -> Choice | None:
+            names = {start[0] for start in avoided if (it := index.states.get(start[0])) and it.start == start}
+            if gate_seconds is None:
+                return index.choose(need, excluded | names)
+            return gate.choose(index, need, excluded | names, gate_seconds)
+
+        broken = self._broken.all()
+        choice = best(broken)
+        return best(self._broken.silent()) if choice is None and broken else choice
 
     def any_living(self, pool: str, need: StepNeed, excluded: AbstractSet[str]) -> bool:
         """Whether any of the pool's workers may serve a step, even one marked broken, which may live all the same."""
@@ -114,14 +120,9 @@ class Workers:
         return worker is not None and worker.lease.stops
 
     def mark_broken(self, worker: WorkerState) -> None:
-        """Avoids this start of a worker until its lease would have ended; another start of it is another worker."""
-        self._broken[worker.start] = time.monotonic() + LEASE_TTL_SECONDS
-
-    def _broken_now(self) -> AbstractSet[tuple[str, str]]:
-        if self._broken:
-            now = time.monotonic()
-            self._broken = {start: until for start, until in self._broken.items() if until > now}
-        return self._broken.keys()
+        """Avoids this start of a worker until its lease would have ended; another start of it is another worker. Where
+        no other may serve a step, it is avoided only until it renews its lease, which shows that it lives."""
+        self._broken.mark(worker.start)
 
     def note_reserved(self, pool: str, worker_id: str, tokens: int, live_tokens: int, missing_tokens: int) -> None:
         """Counts a reservation made since the last reading, what a session that is live since then needs, and the
@@ -188,6 +189,7 @@ class Workers:
 
     def _state(self, view: WorkerView) -> WorkerState:
         worker = WorkerState.of(view)
+        self._broken.heard(worker.start, view.ms_left)
         return replace(worker, backlog_seconds=self._backlogs.seconds(worker, time.monotonic()))
 
     def forget(self, pools: Iterable[str]) -> None:

@@ -189,9 +189,9 @@ class Relay:
         if self.stream is not None:
             self.stream.leave()
         if failure is Failure.LOST and not error.engine_died:
-            reconnected = self._reconnected(dispatch)
-            if reconnected is not None:
-                return reconnected
+            again = self._reconnected(dispatch) or self._begun_again(dispatch)
+            if again is not None:
+                return again
         elif failure is Failure.UNKNOWN_ATTEMPT and not self._attempt.output.accepted:
             return await self._next_orphan() or await self._fresh(self._attempt.began.reserved)
         broke_off = failure in (Failure.LOST, Failure.UNKNOWN_ATTEMPT)
@@ -237,6 +237,20 @@ class Relay:
             self._orphans.insert(0, Dispatch(worker, attempt.ref, dispatch.orphan, again=True))
         self._forget_channel()
         return replace(dispatch, resume=resume, again=True)
+
+    def _begun_again(self, dispatch: Dispatch) -> Dispatch | None:
+        """Where to begin once more after a stream that broke before the worker had accepted the step: there, on a new
+        channel, if it has its lease and no other worker may serve the step, which would wait for this one anyway. Else
+        None. If the worker has read the first Start after all, the second one takes its place."""
+        attempt, worker = self._attempt, dispatch.worker
+        known = self._workers.listed(attempt.pool.pool, worker.worker_id)
+        if attempt.output.accepted or dispatch.again or known is None or known.start != worker.start:
+            return None
+        others_avoided = attempt.excluded() | {worker.worker_id}
+        if self._workers.choose(attempt.pool.pool, attempt.need, others_avoided) is not None:
+            return None
+        self._forget_channel()
+        return Dispatch(worker, again=True)
 
     def _forget_channel(self) -> None:
         if self.stream is not None:

@@ -154,9 +154,10 @@ class SessionStore(Protocol):
         """Closing a closed session changes nothing. Refuses: SESSION_NOT_FOUND, ANOTHER_STEP_RUNNING."""
         ...
 
-    async def delete(self, session_id: str, tenant: str) -> int:
+    async def delete(self, session_id: str, tenant: str, head: Head | None = None) -> int:
         """Erases descriptor, index entry and logs, but for what forks need of these; returns an epoch for the eviction.
-        Refuses: SESSION_NOT_FOUND, ANOTHER_STEP_RUNNING."""
+        With `head` only while that is the session's head, as long as nothing was committed after it. Refuses:
+        SESSION_NOT_FOUND, ANOTHER_STEP_RUNNING, HEAD_MISMATCH, SESSION_ROLLED_BACK."""
         ...
 
     async def ids(self, session_id: str, generation: int, start: int, end: int) -> bytes:

@@ -287,8 +287,9 @@ class MemoryStore:
             session.change(state=State.CLOSED, hold=None, updated_ms=now)
         return session.describe(now)
 
-    async def delete(self, session_id: str, tenant: str) -> int:
+    async def delete(self, session_id: str, tenant: str, head: Head | None = None) -> int:
         session = self._find(session_id, tenant)
+        session.check_head(head, 0 if head is None else head.generation)
         session.check_idle(self.clock())
         self._leave(session)
         del self.sessions[session_id]

@@ -297,10 +297,11 @@ class RedisStore:
             session_id, await self._scripts.run("close", session_id, lambda: Call(args={"tenant": tenant}))
         )
 
-    async def delete(self, session_id: str, tenant: str) -> int:
+    async def delete(self, session_id: str, tenant: str, head: Head | None = None) -> int:
+        expected = expected_args(head, 0 if head is None else head.generation)
         call = Call(
             {"tenant_sessions": pool_keys(session_id).tenant_sessions(tenant)},
-            {**change_args(tenant), "session_id": session_id},
+            {**change_args(tenant), **expected, "session_id": session_id},
         )
         return int((await self._scripts.run("delete", session_id, lambda: call))[1])
 

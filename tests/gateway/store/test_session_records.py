@@ -192,6 +192,15 @@ async def test_an_expired_attempt_is_fenced_by_what_the_client_does_next(store, 
     assert error.reason == (Reason.SESSION_NOT_FOUND if how == "delete" else Reason.ATTEMPT_FENCED)
 
 
+async def test_a_session_that_has_gone_on_is_not_deleted_at_the_head_before(store):
+    session_id = await opened(store)
+    before = (await store.get(session_id, TENANT)).head
+    await committed(store, session_id)
+    assert await why(store.delete(session_id, TENANT, before)) is Reason.HEAD_MISMATCH
+    await store.delete(session_id, TENANT, (await store.get(session_id, TENANT)).head)
+    assert await why(store.get(session_id, TENANT)) is Reason.SESSION_NOT_FOUND
+
+
 async def test_a_deleted_session_leaves_nothing_of_its_content(store, raw):
     session_id = await opened(store, system="a secret", request_id="once")
     await committed(store, session_id)

@@ -1,9 +1,9 @@
--- Erases a session, but for what forks need of it. A tombstone stays for a while, so that a script sent again answers
+-- Erases a session, but for what forks need of it; with an expected head only if that is still its head. A tombstone stays for a while, so that a script sent again answers
 -- the same.
 -- KEYS reservations, waiters, lines, wake, live, live_ends, live_shares, live_sums,
 --   service, service_waiting, service_resting, tenant_sessions; the session's
--- ARGV tenant, request (nonce), session_id, base
--- NUMBERS generations, grace_ms
+-- ARGV tenant, request (nonce), session_id, expected_length ('' if none), expected_hash, base
+-- NUMBERS generations, grace_ms, expected_generation (0 if unknown)
 -- Replies {'done', epoch}
 
 local session = session_keys(named_keys + 1, args.generations, args.base)
@@ -13,6 +13,10 @@ if not d then
   if request == args.request then
     return {'done', epoch}
   end
+  return failure
+end
+failure = wrong_head(d, args.expected_length, args.expected_hash, args.expected_generation)
+if failure then
   return failure
 end
 local now = now_ms()

@@ -1,0 +1,95 @@
+"""A cluster of which a part is away: pools whose keys lie elsewhere go on being served."""
+
+from typing import Any
+
+import pytest
+
+from leases import lease_of
+from roost.store.records import StoreAwayError
+from roost.store.store_health import StoreHealth
+from roost.store.worker_views import WorkerView
+from roost_gateway.fleet.fleet import Fleet
+
+HERE, AWAY = "test/here", "test/away"
+
+
+class Store:
+    """Two pools with one worker each."""
+
+    def __init__(self) -> None:
+        self.away: set[str] = set()
+        self.leases = {HERE: "w1", AWAY: "w2"}
+        self.grace_seconds = 0.0
+
+    async def pools(self) -> list[str]:
+        return [HERE, AWAY]
+
+    async def pool_document(self, pool: str) -> dict[str, Any]:
+        self._ask(pool)
+        return {"model": {"name": "m"}}
+
+    async def workers(self, pool: str) -> list[WorkerView]:
+        self._ask(pool)
+        return [WorkerView(lease_of(worker), 5000, 0, 0) for worker in [self.leases.get(pool)] if worker]
+
+    async def health(self) -> StoreHealth:
+        self._ask(*self.leases)
+        return StoreHealth(True, (), "run", uptime_seconds=10**6)
+
+    def _ask(self, *pools: str) -> None:
+        if self.away.intersection(pools):
+            raise StoreAwayError
+
+
+@pytest.fixture
+def store() -> Store:
+    return Store()
+
+
+@pytest.fixture
+def fleet(store: Store) -> Fleet:
+    any_store: Any = store  # what these tests need of a store
+    return Fleet(any_store, (), {})
+
+
+def _workers(fleet: Fleet, pool: str) -> list[str]:
+    return [worker.worker_id for worker in fleet.workers.states(pool)]
+
+
+async def test_a_pool_is_served_while_the_part_of_another_one_is_away(store: Store, fleet: Fleet) -> None:
+    await fleet.read(0)
+    assert (fleet.ready, fleet.store_answers) == (True, True)
+    store.away = {AWAY}
+    store.leases[HERE] = "w3"
+    for tick in range(1, 5):  # with the fourth, documents are read as well
+        await fleet.read(tick)
+        assert (fleet.ready, fleet.store_answers) == (True, False)
+    assert (_workers(fleet, HERE), _workers(fleet, AWAY)) == (["w3"], ["w2"])
+    assert fleet.pools.names == [HERE, AWAY]
+
+
+async def test_a_gateway_starts_while_a_part_is_away(store: Store, fleet: Fleet) -> None:
+    store.away = {AWAY}
+    await fleet.read(0)
+    assert (fleet.ready, fleet.store_answers, fleet.pools.names) == (True, False, [HERE])
+    store.away = set()
+    await fleet.read(1)
+    assert (fleet.store_answers, fleet.pools.names, _workers(fleet, AWAY)) == (True, [HERE, AWAY], ["w2"])
+
+
+async def test_a_gateway_whose_only_workers_are_of_a_pool_that_is_away_does_not_serve(
+    store: Store, fleet: Fleet
+) -> None:
+    del store.leases[HERE]
+    await fleet.read(0)
+    assert fleet.ready
+    store.away = {AWAY}
+    await fleet.read(1)
+    assert not fleet.ready
+
+
+async def test_a_gateway_does_not_serve_while_all_is_away(store: Store, fleet: Fleet) -> None:
+    await fleet.read(0)
+    store.away = {HERE, AWAY}
+    await fleet.read(1)
+    assert (fleet.ready, fleet.store_answers) == (False, False)
