@@ -198,8 +198,9 @@ class DetachedConversations:
         give_up = time.monotonic() + LEASE_TTL_SECONDS
         while time.monotonic() < give_up:
             try:
-                if (await self._gateway.get(session_id, caller)).steps == 0:
-                    await self._gateway.delete(session_id, caller)
+                session = await self._gateway.get(session_id, caller)
+                if session.steps == 0:
+                    await self._gateway.delete(session_id, caller, session.head)
                 return
             except Refused as error:
                 if error.reason is not Reason.ANOTHER_STEP_RUNNING:
