@@ -1,11 +1,12 @@
 """A step that can never succeed harms neither the pool's workers nor the steps beside it."""
 
 import asyncio
+from typing import Any
 
 import grpc
 import pytest
 
-from gateway_driver import POOL, Caller, Rig, fault, publish_pool, step_request
+from gateway_driver import LIMIT_SECONDS, POOL, Caller, Rig, fault, publish_pool, step_request
 from null_script import Script
 from null_worker import NullWorker
 from roost.contract.lease import LEASE_TTL_SECONDS
@@ -49,6 +50,41 @@ async def test_a_step_under_which_workers_end_before_they_accept_it_does_not_go_
     caller = rig.caller(await rig.gateway())
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await caller.step(step_request(await caller.open()))
+    assert fault(error.value)[:2] == (grpc.StatusCode.UNAVAILABLE, Reason.WORKER_FAILED)
+
+
+class NeverAccepts(NullWorker):
+    """Reads steps and does no more."""
+
+    async def _begin(self, start: Any, requests: Any, context: Any) -> Any:
+        self.starts.append(start)
+        self._happened()
+        await asyncio.Event().wait()
+
+
+async def test_a_step_under_which_the_only_worker_ends_before_it_accepts_it_does_not_go_to_all_its_starts(
+    rig: Rig,
+) -> None:
+    publish_pool(rig.redis, admission={"queueLimit": 1, "queueTimeoutSeconds": 15})
+    worker = await rig.run(NeverAccepts(rig.redis.url, POOL))
+    caller, waits = rig.caller(await rig.gateway()), asyncio.Event()
+    session = await caller.open()
+
+    async def take() -> None:
+        async for _ in caller.call_step(step_request(session)):
+            waits.set()
+
+    step = rig.spawn(take())
+    for deaths in range(1, MAX_FAULTS + 1):
+        async with asyncio.timeout(LIMIT_SECONDS):
+            await worker.until(lambda worker=worker: worker.starts)
+            waits.clear()
+            await worker.kill()
+            if deaths < MAX_FAULTS:
+                await waits.wait()
+                worker = await rig.run(NeverAccepts(rig.redis.url, POOL))
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await step
     assert fault(error.value)[:2] == (grpc.StatusCode.UNAVAILABLE, Reason.WORKER_FAILED)
 
 

@@ -46,6 +46,8 @@ class Dispatch:
     """Earlier attempt that began the output."""
     again: bool = False
     """A stream to this worker has broken before."""
+    was_sent: bool = False
+    """The worker may have read the step from that stream."""
 
 
 class Relay:
@@ -186,19 +188,21 @@ class Relay:
         """Where to go after a failure. Raises Refused: STEP_KILLED_WORKERS; WORKER_FAILED when too many workers were at
         fault."""
         worker, failure = dispatch.worker, error.failure
+        was_sent = dispatch.was_sent
         if self.stream is not None:
             self.stream.leave()
+            was_sent = was_sent or self.stream.sent
         if failure is Failure.LOST and not error.engine_died:
             again = self._reconnected(dispatch) or self._begun_again(dispatch)
             if again is not None:
-                return again
+                return replace(again, was_sent=was_sent)
         elif failure is Failure.UNKNOWN_ATTEMPT and not self._attempt.output.accepted:
             return await self._next_orphan() or await self._fresh(self._attempt.began.reserved)
         broke_off = failure in (Failure.LOST, Failure.UNKNOWN_ATTEMPT)
         if failure is Failure.LOST:
             self._workers.mark_broken(worker)
             self._forget_channel()
-        is_fault = failure is Failure.FAULTY or (broke_off and self.stream is not None and self.stream.sent)
+        is_fault = failure is Failure.FAULTY or (broke_off and was_sent)
         if broke_off and self._accepted_here:
             is_fault = await self._deaths.note(worker, engine_died=error.engine_died)
             if await self._deaths.are_too_many():
