@@ -1,11 +1,15 @@
 """Which workers steps avoid since a stream to them broke, by what is read of their leases afterwards."""
 
+import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from leases import lease_of
+from roost.contract.lease import LEASE_TTL_SECONDS
 from roost.store.worker_views import WorkerView
+from roost_gateway.fleet import broken_workers
 from roost_gateway.fleet.workers import Workers
 from roost_gateway.routing.choice import StepNeed
 
@@ -64,6 +68,16 @@ async def test_the_only_worker_is_avoided_until_it_renews_its_lease(world: World
     assert world.chosen is None, "it may have died"
     await world.reads("w1", 5000)
     assert world.chosen == "w1"
+
+
+async def test_a_lease_that_has_run_out_does_not_count_as_renewed_however_long_it_is_listed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in the store's grace period."""
+    later = time.monotonic() + LEASE_TTL_SECONDS - 1.0
+    monkeypatch.setattr(broken_workers, "time", SimpleNamespace(monotonic=lambda: later))
+    await world.reads("w1", 0)
+    assert world.chosen is None
 
 
 async def test_a_worker_that_breaks_once_more_has_to_renew_its_lease_once_more(world: World) -> None:

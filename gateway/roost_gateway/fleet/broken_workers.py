@@ -1,4 +1,4 @@
-"""Workers that steps avoid since a stream to them broke: until it is known whether they live, or their leases end."""
+"""Workers that steps avoid for the time of a lease because a stream to them broke, and which of these still live."""
 
 import time
 from collections.abc import Set as AbstractSet
@@ -30,9 +30,9 @@ class BrokenWorkers:
 
     def heard(self, start: WorkerStart, ms_left: int) -> None:
         """Takes a reading of a worker's lease. One that is renewed after the break tells that only the way to the
-        worker was broken."""
+        worker was broken; one that has run out, as leases may in the store's grace period, tells nothing."""
         mark = self._marks.get(start)
-        if mark is None:
+        if mark is None or ms_left <= 0:
             return
         end = time.monotonic() + ms_left / 1000
         if mark.lease_end is None:

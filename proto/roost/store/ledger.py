@@ -1,6 +1,7 @@
 """Reads of what workers publish, and of what is reserved at them."""
 
 import logging
+from dataclasses import replace
 
 from roost.contract.lease import WorkerLease
 from roost.store.arguments import live_keys
@@ -36,7 +37,8 @@ class WorkerReader:
         rows = await self._rows(pool)
         views = {row[0].decode(): view for row in rows if (view := _view(row))}
         if self._link.grace.left_ms:
-            views = {**self._last.get(pool, {}), **views}
+            run_out = {name: replace(view, ms_left=0) for name, view in self._last.get(pool, {}).items()}
+            views = {**run_out, **views}
         self._known[pool], self._last[pool] = list(views), views
         return list(views.values())
 

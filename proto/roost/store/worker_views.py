@@ -12,6 +12,7 @@ class WorkerView:
 
     lease: WorkerLease
     ms_left: int
+    """0 when it has run out, in the grace period."""
     reserved_tokens: int
     reserved_attempts: int
     live_tokens: int = 0

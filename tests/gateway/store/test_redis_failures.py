@@ -214,7 +214,7 @@ async def test_after_redis_was_away_nobody_expires_leases(fresh_redis):
         raw.delete(KEYS.workers)
         views = await store.workers(POOL)
         assert store.grace_seconds
-        assert {view.lease.worker_id for view in views} == {"w1", "w2"}
+        assert {view.lease.worker_id: view.ms_left for view in views} == {"w1": 0, "w2": 0}
         for call in (
             store.begin(begin_request(session_id, "step-2")),
             store.evict(session_id, TENANT),
