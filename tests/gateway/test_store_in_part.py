@@ -1,13 +1,19 @@
 """A cluster of which a part is away: pools whose keys lie elsewhere go on being served."""
 
+import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
+from gateway_driver import LIMIT_SECONDS
 from leases import lease_of
+from roost.store.grace import GRACE_SECONDS
 from roost.store.records import StoreAwayError
 from roost.store.store_health import StoreHealth
 from roost.store.worker_views import WorkerView
+from roost_gateway.fleet import fleet as fleet_module
+from roost_gateway.fleet import workers
 from roost_gateway.fleet.fleet import Fleet
 
 HERE, AWAY = "test/here", "test/away"
@@ -18,6 +24,8 @@ class Store:
 
     def __init__(self) -> None:
         self.away: set[str] = set()
+        self.silent: set[str] = set()
+        """Pools whose part of the store neither answers nor refuses."""
         self.leases = {HERE: "w1", AWAY: "w2"}
         self.grace_seconds = 0.0
 
@@ -25,18 +33,20 @@ class Store:
         return [HERE, AWAY]
 
     async def pool_document(self, pool: str) -> dict[str, Any]:
-        self._ask(pool)
+        await self._ask(pool)
         return {"model": {"name": "m"}}
 
     async def workers(self, pool: str) -> list[WorkerView]:
-        self._ask(pool)
+        await self._ask(pool)
         return [WorkerView(lease_of(worker), 5000, 0, 0) for worker in [self.leases.get(pool)] if worker]
 
     async def health(self) -> StoreHealth:
-        self._ask(*self.leases)
+        await self._ask(*self.leases)
         return StoreHealth(True, (), "run", uptime_seconds=10**6)
 
-    def _ask(self, *pools: str) -> None:
+    async def _ask(self, *pools: str) -> None:
+        if self.silent.intersection(pools):
+            await asyncio.Event().wait()
         if self.away.intersection(pools):
             raise StoreAwayError
 
@@ -47,9 +57,11 @@ def store() -> Store:
 
 
 @pytest.fixture
-def fleet(store: Store) -> Fleet:
+async def fleet(store: Store) -> AsyncIterator[Fleet]:
     any_store: Any = store  # what these tests need of a store
-    return Fleet(any_store, (), {})
+    fleet = Fleet(any_store, (), {})
+    yield fleet
+    await fleet.aclose()
 
 
 def _workers(fleet: Fleet, pool: str) -> list[str]:
@@ -93,3 +105,30 @@ async def test_a_gateway_does_not_serve_while_all_is_away(store: Store, fleet: F
     store.away = {HERE, AWAY}
     await fleet.read(1)
     assert (fleet.ready, fleet.store_answers) == (False, False)
+
+
+async def test_a_pool_is_read_while_the_part_of_another_one_is_silent(
+    store: Store, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the machine of that part is gone: each call fails only after several timeouts."""
+    await fleet.read(0)
+    monkeypatch.setattr(fleet_module, "_LATE_SECONDS", 0.02)
+    store.silent = {AWAY}
+    store.leases[HERE] = "w3"
+    tick = 0
+    async with asyncio.timeout(LIMIT_SECONDS):
+        while tick < 5 or _workers(fleet, HERE) != ["w3"]:  # with the fourth, documents are read as well
+            tick += 1
+            await fleet.read(tick)
+    assert fleet.ready
+    assert _workers(fleet, AWAY) == ["w2"]
+
+
+async def test_a_worker_that_is_gone_is_not_waited_for_until_another_part_comes_back(
+    store: Store, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "WAIT_SECONDS", 0.0)
+    store.grace_seconds, store.away = GRACE_SECONDS, {AWAY}
+    await fleet.read(0)
+    async with asyncio.timeout(LIMIT_SECONDS):
+        assert await fleet.workers.find(HERE, "gone") is None

@@ -77,7 +77,7 @@ class GatewayRuntime:
 
     @property
     def ready(self) -> bool:
-        """Whether the store answers and some worker takes steps."""
+        """Whether some worker takes steps of a pool for which the store answers."""
         return self._gateway is not None and self.fleet.ready and not self._stopping
 
     async def open(self) -> None:
@@ -144,7 +144,7 @@ class GatewayRuntime:
         gauge("roost.attempts.live", "Steps that run through this gateway", lambda: [(float(steps.live_attempts), {})])
         gauge("roost.loop.lag.seconds", "How late the event loop is", lambda: [(pressure.lag, {})])
         gauge("roost.store.durable", "1 when the store keeps every commit through a crash", self._durable)
-        gauge("roost.store.answers", "1 while the store answers", lambda: [(float(fleet.store_answers), {})])
+        gauge("roost.store.answers", "1 while all of the store answers", lambda: [(float(fleet.store_answers), {})])
         gauge("roost.workers.live", "Workers with a lease", self._live)
         gauge("roost.admission.held.steps", "Steps that the gate holds in this gateway", lambda: self._held(1))
         gauge("roost.admission.held.tokens", "KV tokens that these need", lambda: self._held(2))

@@ -16,6 +16,8 @@ from roost_gateway.fleet.workers import Workers
 log = logging.getLogger(__name__)
 
 WATCH_SECONDS = 0.5
+_LATE_SECONDS = 1.0
+"""How long a reading waits for one part of the store; a part that is away may take several tries of 2 s each."""
 _DOCUMENT_TICKS = 4
 
 
@@ -35,6 +37,8 @@ class Fleet:
         self._answering = frozenset[str]()
         """Pools whose workers could be read: parts of a cluster may be away, with the pools that lie there."""
         self.health: StoreHealth | None = None
+        self._documents: asyncio.Task[tuple[set[str], bool]] | None = None
+        """Reads the pools' documents, perhaps since an earlier tick."""
         self._loop: asyncio.Task[None] | None = None
 
     @property
@@ -48,9 +52,10 @@ class Fleet:
         self._loop = asyncio.create_task(self._watch(), name="watch workers")
 
     async def aclose(self) -> None:
-        if self._loop is not None:
-            self._loop.cancel()
-            await asyncio.gather(self._loop, return_exceptions=True)
+        running = [task for task in (self._loop, self._documents) if task is not None]
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
         await self.workers.aclose()
         await self.clients.aclose()
 
@@ -65,8 +70,8 @@ class Fleet:
                 log.exception("reading pools and workers failed; trying again")
 
     async def read(self, tick: int) -> None:
-        """Reads the workers, and the pools' documents with every fourth tick. What is away keeps nothing else from
-        being read."""
+        """Reads the workers, and the pools' documents with every fourth tick. A part of the store that is away neither
+        prevents nor delays for long what is read of the others."""
         are_documents_read = await self._read_documents(tick)
         names = self.pools.names
         are_read = await asyncio.gather(*map(self._can_read, names))
@@ -81,28 +86,39 @@ class Fleet:
             self.on_change(pool)
 
     async def _read_documents(self, tick: int) -> bool:
-        """Reads the pools' documents if it is time. Returns whether none is missing."""
-        if self.store_answers and tick % _DOCUMENT_TICKS:
-            return True
+        """Reads the pools' documents if it is time. Returns whether all could be read; while that takes long, whether
+        the last reading succeeded."""
+        if self._documents is None:
+            if self.store_answers and tick % _DOCUMENT_TICKS:
+                return True
+            self._documents = asyncio.create_task(self.pools.read_all(), name="read pools")
+        # Without any document there is nothing to go on with meanwhile.
+        await asyncio.wait([self._documents], timeout=_LATE_SECONDS if self.pools.names else None)
+        if not self._documents.done():
+            return self.store_answers
+        reading, self._documents = self._documents, None
         try:
-            gone, are_read = await self.pools.read_all()
+            gone, are_read = reading.result()
         except StoreAwayError:
             return False
         self.workers.forget(gone)
         return are_read
 
     async def _can_read(self, pool: str) -> bool:
-        """Reads a pool's workers, if the store answers."""
+        """Reads a pool's workers. Returns whether the store answers; while that takes long, whether it did before."""
         try:
-            await self.workers.read(pool)
-        except StoreAwayError:
-            return False
-        return True
+            async with asyncio.timeout(_LATE_SECONDS):
+                return await self.workers.refresh(pool)
+        except TimeoutError:
+            return pool in self._answering
 
     def _store_went(self) -> None:
         if self.store_answers:
-            where = f" for all but {', '.join(sorted(self._answering))}" if self._answering else ""
-            log.warning("the session store does not answer%s; running steps go on", where)
+            if self._answering:
+                pools = ", ".join(sorted(self._answering))
+                log.warning("a part of the session store does not answer; pools that go on being served: %s", pools)
+            else:
+                log.warning("the session store does not answer; running steps go on")
         self.store_answers = False
 
     async def _store_came(self) -> None:

@@ -1,11 +1,11 @@
 """The workers of each pool that live, as far as this gateway knows, and what they have cached of sessions."""
 
 import asyncio
+import math
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import suppress
 from dataclasses import replace
 
 from roost.store.interface import SessionStore
@@ -14,7 +14,7 @@ from roost.store.residency import Residency
 from roost.store.wake import Wake
 from roost.store.worker_views import WorkerView
 from roost_gateway.fleet.broken_workers import BrokenWorkers, WorkerStart
-from roost_gateway.fleet.grace import WorkerGrace
+from roost_gateway.fleet.grace import WAIT_SECONDS, WorkerGrace
 from roost_gateway.routing import gate
 from roost_gateway.routing.backlog import Backlogs
 from roost_gateway.routing.choice import Choice, StepNeed, WorkerState
@@ -101,12 +101,15 @@ class Workers:
 
     async def find(self, pool: str, worker_id: str) -> WorkerState | None:
         """The worker that has a lease, even if it is marked broken, or None. An unknown worker is looked up in the
-        store, and waited for when the store has just come back."""
+        store, and waited for when the store has just come back: no longer than workers take to publish themselves once
+        the pool can be read, since the grace period goes on while another part of the store is away."""
         if self.listed(pool, worker_id) is None:
             await self.refresh(pool)
-        while self.grace and not self.has_published(pool, worker_id):
+        give_up = math.inf
+        while self.grace and not self.has_published(pool, worker_id) and time.monotonic() < give_up:
             await asyncio.sleep(_LOOK_SECONDS)
-            await self.refresh(pool)
+            if await self.refresh(pool):
+                give_up = min(give_up, time.monotonic() + WAIT_SECONDS)
         return self.listed(pool, worker_id)
 
     def has_published(self, pool: str, worker_id: str = "") -> bool:
@@ -164,15 +167,18 @@ class Workers:
         workers = [worker.worker_id for worker in self.states(pool)]
         return await self._store.residency(pool, workers, session_ids)
 
-    async def refresh(self, pool: str) -> None:
-        """Reads a pool's workers now; calls at the same time share one reading. While the store is away nothing
-        changes."""
+    async def refresh(self, pool: str) -> bool:
+        """Reads a pool's workers now; calls at the same time share one reading. Returns whether the store answers;
+        while it is away nothing changes."""
         task = self._refreshing.get(pool)
         if task is None:
             task = self._refreshing[pool] = asyncio.create_task(self.read(pool))
             task.add_done_callback(lambda task: self._refreshed(pool, task))
-        with suppress(StoreAwayError):
+        try:
             await asyncio.shield(task)
+        except StoreAwayError:
+            return False
+        return True
 
     def _refreshed(self, pool: str, task: "asyncio.Task[None]") -> None:
         del self._refreshing[pool]
