@@ -71,6 +71,22 @@ def test_a_rank_that_was_created_ahead_ends_in_silence_if_it_is_not_needed(capfd
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_rank_that_was_created_ahead_and_has_ended_since_is_replaced(tmp_path: Path) -> None:
+    address = str(tmp_path / "shell")
+    spawner = SubprocessSpawner(ahead=1)
+    [ahead] = spawner._waiting
+    ahead.kill()
+    ahead.wait(LONG_SECONDS)
+    with Listener(address, "AF_UNIX", authkey=b"key") as listener:
+        rank = spawner.spawn(RankArgs(worker_config(), Path(), 0, 1, address, b"key", runner=FAKE_RUNNER))
+        try:
+            assert rank.alive()
+            with listener.accept() as connection:
+                assert connection.recv() == Hello(0)
+        finally:
+            rank.kill()
+
+
 def test_ranks_beyond_those_created_ahead_start_as_well(tmp_path: Path) -> None:
     address = str(tmp_path / "shell")
     spawner = SubprocessSpawner(ahead=1)
@@ -80,8 +96,8 @@ def test_ranks_beyond_those_created_ahead_start_as_well(tmp_path: Path) -> None:
             spawner.spawn(RankArgs(worker_config(), Path(), rank, 2, address, b"key", runner=FAKE_RUNNER))
             for rank in range(2)
         ]
-        assert ranks[0].pid == ahead.pid
         try:
+            assert ranks[0].pid == ahead.pid
             hellos = []
             for _ in ranks:
                 with listener.accept() as connection:

@@ -50,12 +50,22 @@ class SubprocessSpawner:
 
     def spawn(self, args: RankArgs) -> SubprocessRank:
         """Raise OSError when the process cannot be created."""
-        process = self._waiting.pop() if self._waiting else _create()
+        process = self._take() or _create()
         assert process.stdin is not None
         # If the child has ended already, `alive` says so.
         with suppress(BrokenPipeError), process.stdin as stdin:
             stdin.write(pickle.dumps(args))
         return SubprocessRank(process)
+
+    def _take(self) -> "subprocess.Popen[bytes] | None":
+        """Return a process that was created ahead, but none that has ended since: a conversion may take minutes."""
+        while self._waiting:
+            process = self._waiting.pop()
+            if process.poll() is None:
+                return process
+            assert process.stdin is not None
+            process.stdin.close()
+        return None
 
 
 def _create(*imported: str) -> "subprocess.Popen[bytes]":
