@@ -194,7 +194,7 @@ class WorkerServer:
     def _prepare(self) -> PreparedModel:
         store, model = ModelStore(self.config.cache_dir), self.config.model
         prepared = store.prepare(model.source, model.dtype, _ProgressLog(model.name))
-        decoder = read_config(prepared.path)  # checked here, before each rank starts a process and loads its share
+        decoder = read_config(prepared.path)  # checked here, before each rank loads its share
         decoder.check_tensor_parallel(model.tensor_parallel)
         decoder.check_context(model.context_tokens)
         return prepared

@@ -1,5 +1,5 @@
--- Erases a session, but for what forks need of it; with an expected head only if that is still its head. A tombstone stays for a while, so that a script sent again answers
--- the same.
+-- Erases a session, but for what forks need of it; with an expected head only if that is still its head. A tombstone
+-- stays for a while, so that a script sent again answers the same.
 -- KEYS reservations, waiters, lines, wake, live, live_ends, live_shares, live_sums,
 --   service, service_waiting, service_resting, tenant_sessions; the session's
 -- ARGV tenant, request (nonce), session_id, expected_length ('' if none), expected_hash, base
