@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
 import redis.asyncio
 
 from fork_server import GATEWAYS, ForkedProcess
@@ -144,16 +143,8 @@ class FaultStack:
             descriptor = PoolKeys(self.stack.pool.pool).session(session)
             attempt, owner = await client.hmget(descriptor, "attempt:worker", "owner")
             worker_id = attempt or owner  # committed already: the worker that has just finished it
-        ports = list[int]()
-
-        async def is_published() -> bool:
-            """Not while a busy machine keeps the worker from renewing its lease."""
-            leases = await self.stack.leases()
-            ports[:] = [int(lease.address.rpartition(":")[2]) for lease in leases if lease.worker_id == worker_id]
-            return bool(ports)
-
-        await until(is_published, f"the lease of {worker_id}")
-        (victim,) = (each for each in self.stack.workers if each.pid and _listens(each.pid, ports[0]))
+        # By its log and not its lease: that may be of a start before, at the same address, and end meanwhile.
+        (victim,) = (each for each in self.stack.workers if f'"{worker_id}"' in each.command.log.read_text())
         victim.kill()
 
     async def strike(self, victim: str, pid: int, session: Session) -> None:
@@ -177,12 +168,6 @@ class FaultStack:
         async with redis.asyncio.Redis.from_url(self.stack.redis_url, decode_responses=True) as client:
             held = {**await client.hgetall(keys.reservations), **await client.hgetall(keys.waiters)}
         return {name: value for name, value in held.items() if not name.startswith("=")}
-
-
-def _listens(pid: int, port: int) -> bool:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return any(connection.laddr.port == port for connection in psutil.Process(pid).net_connections("tcp"))
-    return False
 
 
 @contextlib.asynccontextmanager
