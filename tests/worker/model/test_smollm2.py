@@ -10,6 +10,7 @@ import torch
 from tokenizers import Tokenizer
 
 from follower_rank import tensor_parallel
+from roost_worker.config import KvDtype, Quantization
 from roost_worker.convert.store import ModelStore
 from roost_worker.engine.plan import Runner
 from roost_worker.model.runner import build_runner
@@ -79,28 +80,24 @@ def test_greedy_output_is_the_oracles(model_dir: Path, prompts: list[list[int]],
 
 
 @pytest.mark.parametrize("kernels", ["auto", "torch"])
-def test_greedy_output_with_int8_weights_is_the_oracles(
-    model_dir: Path, prompts: list[list[int]], kernels: Literal["auto", "torch"]
+@pytest.mark.parametrize(("quantization", "kv_dtype"), [("int8", "auto"), ("none", "int8")], ids=["weights", "KV"])
+def test_greedy_output_in_int8_is_the_oracles(
+    model_dir: Path,
+    prompts: list[list[int]],
+    quantization: Quantization,
+    kv_dtype: KvDtype,
+    kernels: Literal["auto", "torch"],
 ) -> None:
     config = worker_config("float32", memory_bytes=MEMORY)
-    model, engine = replace(config.model, quantization="int8"), replace(config.engine, kernels=kernels)
-    rows = _generate(build_runner(replace(config, model=model, engine=engine), model_dir), prompts[:2], 16)
+    config = replace(
+        config,
+        model=replace(config.model, quantization=quantization),
+        kv=replace(config.kv, dtype=kv_dtype),
+        engine=replace(config.engine, kernels=kernels),
+    )
+    rows = _generate(build_runner(config, model_dir), prompts[:2], 16)
     steps = [JudgedStep(row.ids[: -len(row.output)], row.output) for row in rows]
-    oracle = Oracle(model_dir, "int8")
-    judgement = judge([report for step in steps for report in oracle.score([step])])
-    assert judgement.token_exact
-    assert judgement.positions == 32
-
-
-@pytest.mark.parametrize("kernels", ["auto", "torch"])
-def test_greedy_output_with_int8_kv_is_the_oracles(
-    model_dir: Path, prompts: list[list[int]], kernels: Literal["auto", "torch"]
-) -> None:
-    config = worker_config("float32", memory_bytes=MEMORY)
-    kv, engine = replace(config.kv, dtype="int8"), replace(config.engine, kernels=kernels)
-    rows = _generate(build_runner(replace(config, kv=kv, engine=engine), model_dir), prompts[:2], 16)
-    steps = [JudgedStep(row.ids[: -len(row.output)], row.output) for row in rows]
-    oracle = Oracle(model_dir, kv_dtype="int8")
+    oracle = Oracle(model_dir, quantization, kv_dtype)
     judgement = judge([report for step in steps for report in oracle.score([step])])
     assert judgement.token_exact
     assert judgement.positions == 32
