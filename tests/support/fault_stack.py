@@ -143,7 +143,8 @@ class FaultStack:
             descriptor = PoolKeys(self.stack.pool.pool).session(session)
             attempt, owner = await client.hmget(descriptor, "attempt:worker", "owner")
             worker_id = attempt or owner  # committed already: the worker that has just finished it
-        # By its log and not its lease: that may be of a start before, at the same address, and end meanwhile.
+        # Each worker's log names its starts. A lease would not do: the gateway may have chosen that of a process which
+        # was killed before and has restarted at the same address, and such a lease expires.
         (victim,) = (each for each in self.stack.workers if f'"{worker_id}"' in each.command.log.read_text())
         victim.kill()
 

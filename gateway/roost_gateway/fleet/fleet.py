@@ -92,7 +92,7 @@ class Fleet:
             if self.store_answers and tick % _DOCUMENT_TICKS:
                 return True
             self._documents = asyncio.create_task(self.pools.read_all(), name="read pools")
-        # Without any document there is nothing to go on with meanwhile.
+        # The first reading is waited for to its end: without any document there is no pool to read workers of.
         await asyncio.wait([self._documents], timeout=_LATE_SECONDS if self.pools.names else None)
         if not self._documents.done():
             return self.store_answers
