@@ -112,6 +112,9 @@ class ReckoningRunner:
             self.taken += BATCH_TOKENS + ROW_TOKENS * len(plan.chunks) + sum(map(draft_cost, drafts))
         return self._runner.run(plan)
 
+    def begin(self, plan: BatchPlan) -> None:
+        return None
+
 
 @dataclass(frozen=True, slots=True)
 class Answers:

@@ -59,6 +59,9 @@ class PlayedRunner:
     def check_grammar(self, grammar: str) -> str:
         return ""
 
+    def begin(self, plan: BatchPlan) -> None:
+        return None
+
     def run(self, plan: BatchPlan) -> BatchResult:
         for slot in plan.freed_slots:
             del self._slots[slot]

@@ -18,6 +18,7 @@ from roost_worker.engine.messages import (
     StopReason,
     Submit,
 )
+from roost_worker.engine.plan import DRAWN
 from roost_worker.engine.retention import RetentionPolicy
 
 
@@ -66,10 +67,12 @@ class EngineDriver:
         host_slots: int = 0,
         step_goal_seconds: float = 0.0,
         drafts: int = 0,
+        ahead: bool = False,
     ) -> None:
-        """`blocks`: blocks that can be used, the null block not counted; `drafts`: most tokens that are guessed."""
+        """`blocks`: blocks that can be used, the null block not counted; `drafts`: most tokens that are guessed;
+        `ahead`: the runner can begin steps."""
         self.now = 0.0
-        self.runner = PagedFakeRunner(blocks + 1, block_tokens, context, batch, host_slots)
+        self.runner = PagedFakeRunner(blocks + 1, block_tokens, context, batch, host_slots, ahead=ahead)
         config = EngineConfig(running, batch, step_goal_seconds, max_draft_tokens=drafts)
         self.engine = Engine(
             self.runner,
@@ -127,6 +130,11 @@ class EngineDriver:
             if self.iterate() is None:
                 return
         raise AssertionError(f"the engine is still busy after {steps} steps: {self.engine.stats}")
+
+    @property
+    def steps_ahead(self) -> int:
+        """How many plans were begun before the tokens of the one before were known."""
+        return sum(DRAWN in chunk.token_ids for plan in self.runner.plans for chunk in plan.chunks[:1])
 
     def expected(self, request: Submit) -> list[int]:
         """What the request generates if it is let: the reference's output after the replayed part."""

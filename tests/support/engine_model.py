@@ -42,6 +42,8 @@ class EngineModel:
         policy: RetentionPolicy | None = None,
         host_slots: int = 0,
         drafts: int = 0,
+        *,
+        ahead: bool = False,
     ) -> None:
         self.driver = EngineDriver(
             blocks=blocks,
@@ -51,6 +53,7 @@ class EngineModel:
             policy=policy,
             host_slots=host_slots,
             drafts=drafts,
+            ahead=ahead,
         )
         self._probe = EngineDriver(blocks=16, context=self.driver.engine.info.context_tokens)
         self._logs: dict[str, list[int]] = {session: [] for session in SESSIONS}

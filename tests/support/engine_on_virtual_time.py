@@ -36,6 +36,9 @@ class CostedRunner:
     def check_grammar(self, grammar: str) -> str:
         return ""
 
+    def begin(self, plan: BatchPlan) -> None:
+        return None
+
     def run(self, plan: BatchPlan) -> BatchResult:
         self._begun -= {new.slot for new in plan.new_slots}
         self._slots |= {new.slot: new for new in plan.new_slots}

@@ -10,11 +10,12 @@ import os
 import time
 from array import array
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from roost_worker.config import WorkerConfig
 from roost_worker.engine.messages import SamplingParams
-from roost_worker.engine.plan import BatchPlan, BatchResult, Chunk, NewSlot, RunnerInfo, Sampled
+from roost_worker.engine.plan import DRAWN, BatchPlan, BatchResult, Chunk, NewSlot, RunnerInfo, Sampled
 
 VOCAB = 50
 EMPTY = -1
@@ -62,7 +63,10 @@ class PagedFakeRunner:
         context_tokens: int,
         max_batch_tokens: int = 1 << 30,
         host_slots: int = 0,
+        *,
+        ahead: bool = False,
     ) -> None:
+        """`ahead`: steps whose draws need nothing but a seed can be begun, and are computed as late as they may be."""
         self.info = RunnerInfo(num_blocks, block_tokens, 1, VOCAB, context_tokens, (0,), host_slots=host_slots)
         self.host = [array("i", [EMPTY] * block_tokens) for _ in range(host_slots)]
         self.corrupted: set[int] = set()
@@ -74,6 +78,9 @@ class PagedFakeRunner:
         self.outputs: dict[int, list[int]] = {}
         self.plans: list[BatchPlan] = []
         self.closed = False
+        self.begun: list[RunningStep] = []
+        """Steps that were begun and are not computed, in order."""
+        self._ahead = ahead
         self._max_batch_tokens = max_batch_tokens
 
     def check_grammar(self, grammar: str) -> str:
@@ -81,7 +88,26 @@ class PagedFakeRunner:
         return value if word == "refuse" else ""
 
     def run(self, plan: BatchPlan) -> BatchResult:
+        assert not self.begun, "a batch that was begun is under way"
         self.plans.append(plan)
+        return self.compute(plan)
+
+    def begin(self, plan: BatchPlan) -> "RunningStep | None":
+        if not self._ahead or plan.copies or plan.new_slots or not all(map(self._is_plain, plan.chunks)):
+            assert not any(DRAWN in chunk.token_ids for chunk in plan.chunks), "a step ahead of none"
+            return None
+        self.plans.append(plan)
+        self.begun.append(RunningStep(self, plan))
+        assert len(self.begun) <= 2, "more than one step ahead"
+        return self.begun[-1]
+
+    def _is_plain(self, chunk: Chunk) -> bool:
+        new = self.slots[chunk.slot]
+        simple = new.grammar is None and new.sampling.logprobs is None
+        return simple and chunk.sample and len(chunk.token_ids) == 1
+
+    def compute(self, plan: BatchPlan) -> BatchResult:
+        """Computes a plan whose tokens, or those drawn before it, are all known."""
         assert sum(len(chunk.token_ids) for chunk in plan.chunks) <= self._max_batch_tokens, "the batch is too big"
         for slot in plan.freed_slots:
             del self.slots[slot]
@@ -89,12 +115,19 @@ class PagedFakeRunner:
             self.slots[new.slot] = new
             self.outputs[new.slot] = list(new.output)
         intact = self._copy_all(plan)
-        self._store(plan.chunks)
-        sampled = tuple(self._sample(chunk) for chunk in plan.chunks if chunk.sample)
+        chunks = tuple(map(self._resolved, plan.chunks))
+        self._store(chunks)
+        sampled = tuple(self._sample(chunk) for chunk in chunks if chunk.sample)
         return BatchResult(sampled, self.seconds, intact, self.copy_seconds * len(plan.copies))
 
     def close(self) -> None:
         self.closed = True
+
+    def _resolved(self, chunk: Chunk) -> Chunk:
+        """The chunk with the token that its slot drew last, if it is to have that."""
+        return (
+            replace(chunk, token_ids=array("i", self.outputs[chunk.slot][-1:])) if DRAWN in chunk.token_ids else chunk
+        )
 
     def _copy_all(self, plan: BatchPlan) -> tuple[bool, ...]:
         """Makes the plan's copies. A corrupted one fills its block with ids that no request has."""
@@ -153,6 +186,18 @@ class PagedFakeRunner:
         drawn, *following = output[len(computed) - chunk.drafts - len(new.context) :]
         done = _complete(word, value, output)
         return Sampled(chunk.slot, drawn, done, logprob=-1.0, top=((drawn, -1.0),), following=tuple(following))
+
+
+@dataclass(frozen=True, eq=False)
+class RunningStep:
+    """Implements `roost_worker.engine.plan.RunningBatch`."""
+
+    runner: PagedFakeRunner
+    plan: BatchPlan
+
+    def result(self) -> BatchResult:
+        assert self.runner.begun.pop(0) is self, "results are taken in another order"
+        return self.runner.compute(self.plan)
 
 
 def _complete(word: str, value: str, output: Sequence[int]) -> bool:

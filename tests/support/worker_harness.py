@@ -102,6 +102,9 @@ class ScriptedRunner:
     def check_grammar(self, grammar: str) -> str:
         return self.grammar_refusal
 
+    def begin(self, plan: BatchPlan) -> None:
+        return None
+
     def run(self, plan: BatchPlan) -> BatchResult:
         for slot in plan.freed_slots:
             del self._slots[slot]

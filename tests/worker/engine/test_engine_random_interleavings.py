@@ -37,9 +37,10 @@ class EngineMachine(RuleBasedStateMachine):
         running=st.integers(1, 3),
         host_slots=st.sampled_from([0, 1, 3, 16]),
         drafts=st.sampled_from([0, 1, 3, 16]),
+        ahead=st.booleans(),
     )
-    def start(self, blocks: int, batch: int, running: int, host_slots: int, drafts: int) -> None:
-        self.model = EngineModel(blocks, batch, running, host_slots=host_slots, drafts=drafts)
+    def start(self, blocks: int, batch: int, running: int, host_slots: int, drafts: int, *, ahead: bool) -> None:
+        self.model = EngineModel(blocks, batch, running, host_slots=host_slots, drafts=drafts, ahead=ahead)
 
     @rule(slot=st.integers(0, 15))
     def corrupt(self, slot: int) -> None:
@@ -96,7 +97,7 @@ TestEngine.settings = settings(
 
 def test_seeded_runs_under_pressure() -> None:
     """Long runs reach what short examples seldom do; the totals show that they did."""
-    preemptions = hits = dropped = right = wrong = 0
+    preemptions = hits = dropped = right = wrong = ahead = 0
     for seed in range(60):
         rng = random.Random(seed)
         model = EngineModel(
@@ -104,6 +105,7 @@ def test_seeded_runs_under_pressure() -> None:
             batch=rng.choice([4, 5, 9, 32]),
             running=rng.randint(2, 4),
             drafts=rng.choice([0, 2, 16]),
+            ahead=rng.choice([False, True]),
         )
         for _ in range(120):
             random_operation(model, rng)
@@ -114,7 +116,9 @@ def test_seeded_runs_under_pressure() -> None:
         dropped += len(model.driver.dropped)
         right += stats.right_draft_tokens
         wrong += stats.draft_tokens - stats.right_draft_tokens
+        ahead += model.driver.steps_ahead
     assert preemptions > 50
     assert hits > 1000
     assert dropped > 200
     assert min(right, wrong) > 50
+    assert ahead > 50

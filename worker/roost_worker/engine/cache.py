@@ -94,10 +94,14 @@ class SequenceCache:
         sequence.blocks.extend(self.pool.allocate() for _ in range(missing))
         return True
 
+    def missing_blocks(self, sequence: Sequence, guesses: int = 0) -> int:
+        """Return how many blocks `sequence` lacks for its ids and `guesses` more."""
+        return max(0, self.blocks_for(len(sequence.ids) + guesses) - len(sequence.blocks))
+
     def grow(self, sequence: Sequence, now: float, guesses: int = 0) -> bool:
         """Extend `sequence`'s blocks to cover its ids and `guesses` more. Return False when too few can be freed."""
-        missing = self.blocks_for(len(sequence.ids) + guesses) - len(sequence.blocks)
-        if missing <= 0:
+        missing = self.missing_blocks(sequence, guesses)
+        if not missing:
             return True
         if missing > self.pool.free + self.pool.cached:
             return False

@@ -27,9 +27,11 @@ from roost_worker.engine.meter import Meter
 from roost_worker.engine.parked import common_prefix
 from roost_worker.engine.plan import BatchResult, Runner, Sampled
 from roost_worker.engine.policies import DEFAULT_POLICY, POLICIES
+from roost_worker.engine.request_check import refusal
 from roost_worker.engine.retention import UNKNOWN_HOLD_SECONDS, RetentionPolicy
+from roost_worker.engine.running_batches import RunningBatches
 from roost_worker.engine.scheduler import Row, ScheduledBatch, Scheduler
-from roost_worker.engine.sequence import Sequence
+from roost_worker.engine.sequence import NO_SLOT, Sequence
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +76,7 @@ class Engine:
         capacity = self._cache.pool.total * info.block_tokens
         context_tokens = min(context_tokens, info.context_tokens, capacity)
         self._scheduler = Scheduler(self._cache, config, context_tokens)
+        self._batches = RunningBatches(runner, self._scheduler)
         self.info = EngineInfo(
             capacity_tokens=capacity,
             block_tokens=info.block_tokens,
@@ -116,7 +119,10 @@ class Engine:
         )
 
     def handle(self, message: EngineMessage) -> None:
-        """Handle one message. The answer comes from the next `iterate`; a message about an ended request gets none."""
+        """Handle one message. The answer comes from the next `iterate`; a message about an ended request gets none.
+
+        It may end a sequence that is in a step begun ahead, which is computed in vain then.
+        """
         self._dirty = True
         match message:
             case Submit():
@@ -137,15 +143,14 @@ class Engine:
         integrity now and then.
         """
         self._collect_grammars()
-        batch = self._scheduler.schedule(self._clock())
-        if batch is not None:
+        if finished := self._batches.run_next(self._clock()):
             self._dirty = True
-            self._postprocess(batch, self._runner.run(batch.plan))
-        elif not self._dirty:
-            return None
-        else:
+            self._postprocess(*finished)
+        elif self._dirty:
+            self._dirty = False
             self._check_when_idle()
-        self._dirty = batch is not None
+        else:
+            return None
         return self._take_outputs()
 
     def check_integrity(self) -> None:
@@ -172,7 +177,7 @@ class Engine:
             return
         if request.session and request.pause is None:
             self._cache.retained.end_hold(request.session, self._clock())
-        if error := self._refusal(request):
+        if error := refusal(request, self.info):
             self._end_unscheduled(request.request_id, StopReason.FAILED, error)
             return
         self._arrivals += 1
@@ -190,20 +195,6 @@ class Engine:
         now = self._clock()
         until = now + (message.expect_seconds or UNKNOWN_HOLD_SECONDS)
         self._cache.retained.hold(message.session, until, message.tool, message.expect_seconds, now)
-
-    def _refusal(self, request: Submit) -> str:
-        """Return why the request cannot run, or an empty string."""
-        ids, limit, vocab = request.token_ids, self.info.context_tokens, self.info.vocab_size
-        if not 0 < request.prompt_len <= len(ids):
-            return f"prompt_len {request.prompt_len} is not between 1 and the context's {len(ids)} tokens"
-        if request.prompt_len >= limit:
-            return (
-                f"the prompt of {request.prompt_len} tokens leaves no room for output in a context of {limit}; "
-                "shorten it, or raise contextTokens and kvCache.memory"
-            )
-        if min(ids) < 0 or max(ids) >= vocab:
-            return f"token ids must be between 0 and {vocab - 1}"
-        return ""
 
     def _admit_grammar(self, sequence: Sequence) -> None:
         """Queue the request to run, after its grammar is compiled if it has one."""
@@ -256,19 +247,20 @@ class Engine:
             self._cache.park(sequence, tokens, now)
 
     def _postprocess(self, batch: ScheduledBatch, result: BatchResult) -> None:
-        sampling = [row for row, chunk in zip(batch.rows, batch.plan.chunks, strict=True) if chunk.sample]
-        if [row.sequence.slot for row in sampling] != [sampled.slot for sampled in result.sampled]:
+        drawing = [(row, chunk.slot) for row, chunk in zip(batch.rows, batch.plan.chunks, strict=True) if chunk.sample]
+        if [slot for _, slot in drawing] != [sampled.slot for sampled in result.sampled]:
             raise RuntimeError("the runner drew tokens for other slots than the plan's")
         now = self._clock()
         self._take_copies(batch, result, now)
         gpu_seconds, tokens = result.seconds * self._runner.info.ranks, sum(row.computed for row in batch.rows)
-        for row in batch.rows:
+        for row in filter(_goes_on, batch.rows):
             row.sequence.prefilled = True
             self._cache.advance(row.sequence, row.tokens, now)
             row.sequence.gpu_seconds += gpu_seconds * row.computed / tokens
         self._scheduler.observe(batch, result.seconds)
-        generated = sum(self._take_drawn(*pair, now) for pair in zip(sampling, result.sampled, strict=True))
-        self._meter.add_batch(batch.prefilled_tokens, generated, len(sampling), result.seconds)
+        drawn = [(row, sampled) for (row, _), sampled in zip(drawing, result.sampled, strict=True) if _goes_on(row)]
+        generated = sum(self._take_drawn(row, sampled, now) for row, sampled in drawn)
+        self._meter.add_batch(batch.prefilled_tokens, generated, len(drawn), result.seconds)
 
     def _take_copies(self, batch: ScheduledBatch, result: BatchResult, now: float) -> None:
         verdicts = iter(result.intact)
@@ -340,6 +332,11 @@ class Engine:
         evicted = self._cache.retained.take_evicted()
         outputs, self._outputs = tuple(self._outputs), []
         return Outputs(outputs, changes.parked, changes.dropped, evicted, self.stats, changes.warm)
+
+
+def _goes_on(row: Row) -> bool:
+    """Return whether the row's sequence has not ended since its batch, a step ahead, was begun."""
+    return row.sequence.slot != NO_SLOT
 
 
 def _compile_error(future: Future[str]) -> str:

@@ -9,6 +9,9 @@ from typing import Protocol
 
 from roost_worker.engine.messages import SamplingParams
 
+DRAWN = -1
+"""In a step that is begun ahead: the token that the step before draws for the chunk's slot."""
+
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
@@ -17,6 +20,7 @@ class Chunk:
     slot: int
     """The sequence's row in per-sequence state (sampling parameters, output counts, grammar)."""
     token_ids: "array[int]"
+    """Or, in a step that is begun ahead, `DRAWN` alone."""
     start: int
     """Position of the first of `token_ids`; KV of all positions before it is in the blocks."""
     block_ids: "array[int]"
@@ -124,6 +128,14 @@ class RunnerInfo:
     """What it costs to attend to one token of context, as a share of what a token costs without any."""
 
 
+class RunningBatch(Protocol):
+    """A batch that was begun."""
+
+    def result(self) -> BatchResult:
+        """Wait for it, and return what `Runner.run` would have. Call it once, in the order in which batches began."""
+        ...
+
+
 class Runner(Protocol):
     """Runs plans. Rank 0's runner broadcasts each plan to its followers before it runs it."""
 
@@ -135,7 +147,17 @@ class Runner(Protocol):
         ...
 
     def run(self, plan: BatchPlan) -> BatchResult:
-        """Run one plan. Raise RuntimeError when the group of ranks is broken; the worker then exits."""
+        """Run one plan. Raise RuntimeError when the group of ranks is broken; the worker then exits.
+
+        No batch that was begun is under way.
+        """
+        ...
+
+    def begin(self, plan: BatchPlan) -> RunningBatch | None:
+        """Begin a decode step without waiting for its tokens, so that the next can be begun with these as `DRAWN`.
+
+        Return None when that is not possible or would save nothing; the plan is for `run` then, unless it has `DRAWN`.
+        """
         ...
 
     def close(self) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from roost_worker.config import EngineConfig
 from roost_worker.engine.cache import SequenceCache
 from roost_worker.engine.drafting import Drafting
-from roost_worker.engine.plan import BatchPlan, Chunk, NewSlot
+from roost_worker.engine.plan import DRAWN, BatchPlan, Chunk, NewSlot
 from roost_worker.engine.prefill import ChunkSize, light_share, shares
 from roost_worker.engine.sequence import NO_SLOT, Sequence
 
@@ -60,6 +60,7 @@ class Scheduler:
         self.waiting: list[Sequence] = []
         self.preemptions = 0
         self._cache = cache
+        self._context_tokens = context_tokens
         self._max_batch_tokens = config.max_batch_tokens
         self._drafting = Drafting(config.max_draft_tokens, context_tokens)
         self._chunk_size = ChunkSize(config.max_batch_tokens, config.step_goal_seconds)
@@ -101,6 +102,24 @@ class Scheduler:
             rows = self._with_drafts(rows, now)
         return self._batch(rows, new, restoring) if rows or restoring else None
 
+    def schedule_ahead(self, batch: ScheduledBatch, now: float) -> ScheduledBatch | None:
+        """Return the decode step after `batch`, which is under way, or None if it is not certain what it will be.
+
+        It is, but for its tokens, when nothing waits, no sequence guesses, and free blocks are enough: then the step
+        has the sequences of `batch`, without those that `batch` ends by their length. One that ends with the token
+        drawn now is in it in vain: what is computed of it lies behind what is kept, as a wrong guess does.
+        """
+        rows = [row for row in batch.rows if row.sequence.slot != NO_SLOT]
+        if self.waiting or len(rows) < len(self.running) or not all(map(self._draws_once, rows)):
+            return None
+        going = [row.sequence for row in rows if row.sequence.tokens_left(self._context_tokens) > 1]
+        if not going or sum(self._cache.missing_blocks(sequence, 1) for sequence in going) > self._cache.pool.free:
+            return None
+        for sequence in going:
+            self._cache.grow(sequence, now, 1)
+        plan = BatchPlan(tuple(map(self._chunk_ahead, going)))
+        return ScheduledBatch(plan, tuple(Row(sequence, 1, decode=True) for sequence in going))
+
     def observe(self, batch: ScheduledBatch, seconds: float) -> None:
         """Learn from how long a batch took."""
         prefilled = batch.prefilled_tokens
@@ -111,6 +130,11 @@ class Scheduler:
         """Learn that `right` guesses about a row's sequence were drawn, too."""
         if row.decode:
             self._drafting.learn(row.sequence, len(row.draft), right)
+
+    def _draws_once(self, row: Row) -> bool:
+        """Return whether the row is a decoding sequence's last token, after which one more is drawn, and no guess."""
+        may_guess = self._drafting.guesses and row.sequence.request.sampling.prompt_lookup
+        return row.decode and row.computed == row.sequence.missing_tokens == 1 and not may_guess
 
     def _decode_rows(self, now: float) -> list[Row]:
         """Return a row for each decoding sequence: its drawn token and, up to half of what is left of the batch, those
@@ -238,6 +262,12 @@ class Scheduler:
         token_ids = sequence.ids[start:end] + array("i", row.draft)
         sample = end == len(sequence.ids)
         return Chunk(sequence.slot, token_ids, start, blocks, sample, drafts=len(row.draft))
+
+    def _chunk_ahead(self, sequence: Sequence) -> Chunk:
+        """Return the chunk of the token that the batch under way draws."""
+        start = len(sequence.ids)
+        blocks = sequence.blocks[: self._cache.blocks_for(start + 1)]
+        return Chunk(sequence.slot, array("i", [DRAWN]), start, blocks, sample=True)
 
 
 def _order(sequence: Sequence) -> tuple[int, int]:

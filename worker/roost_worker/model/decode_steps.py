@@ -2,10 +2,11 @@
 
 All that varies from step to step is in tensors that stay where they are, so that a GPU records a step once, as a CUDA
 graph, and repeats it with one launch. (Launched one by one, the kernels of a small model wait for Python.) Without a
-GPU the same step is run as it is. A step draws its tokens, too, unless a draw depends on more than `Draws` says.
+GPU the same step is run as it is. A step draws its tokens, too, unless a draw depends on more than `Draws` says. They
+stay on the device, where the next step can read them before the host has (`DRAWN`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from roost_worker.engine.plan import Chunk
+from roost_worker.engine.plan import DRAWN, Chunk
 from roost_worker.model.attention_triton import TritonAttention
 from roost_worker.model.batch import BatchTensors
 from roost_worker.model.decode_sizes import decode_sizes, padded_size
@@ -24,7 +25,8 @@ from roost_worker.model.llama import BatchMetadata, Llama
 
 _Array = TypeVar("_Array", "np.ndarray", Tensor)
 _TILE = 4
-_COLUMNS = 9
+_COLUMNS = 10
+_NOT_DRAWN = -1
 _RUNS_BEFORE_CAPTURE = 2
 """Kernels are compiled, and libraries allocate what they need, in the first runs; a graph may do neither."""
 
@@ -34,7 +36,7 @@ class _Inputs(Generic[_Array]):
     """A step's inputs, views of one run of int64."""
 
     token_ids: _Array
-    """[rows], like those up to `min_ps`."""
+    """[rows], like those up to `drawn_rows`."""
     positions: _Array
     kv_blocks: _Array
     kv_offsets: _Array
@@ -44,6 +46,8 @@ class _Inputs(Generic[_Array]):
     """The bits of float64, like those of `top_ps` and `min_ps`."""
     top_ps: _Array
     min_ps: _Array
+    drawn_rows: _Array
+    """Row of the last step whose draw is this row's token; `_NOT_DRAWN` where `token_ids` has it."""
     tiles: _Array
     """[rows, 4], as in `triton_kernels/attention.py`."""
     tables: _Array
@@ -54,9 +58,9 @@ class _Inputs(Generic[_Array]):
         return rows * (_COLUMNS + _TILE + blocks)
 
     def clear_behind(self, count: int) -> None:
-        """Set all but the block tables of the rows behind `count` to 0."""
+        """Set what the rows behind `count` read of themselves to 0."""
         for name in self.__slots__:
-            if name != "tables":
+            if name not in ("drawn_rows", "tables"):
                 getattr(self, name)[count:] = 0
 
     @classmethod
@@ -75,6 +79,7 @@ class _Inputs(Generic[_Array]):
             temperatures=columns[6],
             top_ps=columns[7],
             min_ps=columns[8],
+            drawn_rows=columns[9],
             tiles=tiles,
             tables=tables,
         )
@@ -102,6 +107,7 @@ class _Step:
             prefill=(),
         )
         self.metadata = BatchMetadata(backend, backend.prepare_step(self.batch, inputs.tiles, inputs.tables))
+        self.drawn_rows = inputs.drawn_rows
         self.draws = Draws(
             temperatures=inputs.temperatures.view(torch.float64),
             seeds=inputs.seeds,
@@ -116,16 +122,22 @@ class _Step:
             self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]  # untyped in torch
         self.graph: torch.cuda.CUDAGraph | None = None
 
-    def fill(self, chunks: Sequence[Chunk], draws: "Draws[np.ndarray] | None") -> None:
+    def fill(
+        self, chunks: Sequence[Chunk], draws: "Draws[np.ndarray] | None", rows_of_slots: Mapping[int, int]
+    ) -> None:
         """Set the inputs. Rows without a chunk write KV nowhere and attend to nothing; without `draws` all rows take
-        their largest logits."""
+        their largest logits. `rows_of_slots` are the last step's."""
         if self._copied is not None:
             self._copied.synchronize()
         inputs, count = self._inputs, len(chunks)
         starts = np.array([chunk.start for chunk in chunks])
         for row, chunk in enumerate(chunks):
             inputs.tables[row, : len(chunk.block_ids)] = chunk.block_ids  # what is left behind these is never read
-        inputs.token_ids[:count] = [chunk.token_ids[0] for chunk in chunks]
+        token_ids = np.array([chunk.token_ids[0] for chunk in chunks])
+        inputs.drawn_rows[:] = _NOT_DRAWN
+        for row in np.flatnonzero(token_ids == DRAWN):
+            inputs.drawn_rows[row] = rows_of_slots[chunks[row].slot]
+        inputs.token_ids[:count] = np.maximum(token_ids, 0)
         inputs.positions[:count] = starts
         inputs.kv_blocks[:count] = [chunk.block_ids[chunk.start // self._block_tokens] for chunk in chunks]
         inputs.kv_offsets[:count] = starts % self._block_tokens
@@ -146,16 +158,6 @@ class _Step:
         inputs.top_ps[:count], inputs.min_ps[:count] = draws.top_ps.view(np.int64), draws.min_ps.view(np.int64)
 
 
-@dataclass(frozen=True, slots=True)
-class _Result:
-    """What a step computes for each of its rows. Those of a graph are valid until the next step."""
-
-    logits: Tensor
-    """[rows, vocabulary]."""
-    tokens: Tensor
-    """[rows] int64."""
-
-
 class DecodeSteps:
     """The steps of all sizes of one rank that is alone in its group."""
 
@@ -168,8 +170,12 @@ class DecodeSteps:
         blocks = -(-context_tokens // cache.shape.block_tokens)
         self._steps = {size: _Step(size, blocks, cache, backend) for size in self._sizes}
         self._drawing = TritonDrawing()
-        self._written: _Result | None = None
-        """What all graphs write, of the most rows."""
+        self._tokens = torch.zeros(self._sizes[-1], dtype=torch.int64, device=cache.tensor.device)
+        """What the last step drew, in its first rows."""
+        self._rows_of_slots: dict[int, int] = {}
+        """Which row was whose, in the last step."""
+        self._logits: Tensor | None = None
+        """[most rows, vocabulary]: what all graphs write."""
 
     def fits(self, chunks: Sequence[Chunk]) -> bool:
         """Return whether `chunks` are a decode step: one token of each sequence, and no more sequences than fit."""
@@ -180,23 +186,29 @@ class DecodeSteps:
 
         The logits are valid until the next step.
         """
-        logits = self._run(chunks, None).logits
+        logits = self._run(chunks, None)
         return logits[_drawing_rows(chunks)] if any(chunk.sample for chunk in chunks) else None
 
     def draw(self, chunks: Sequence[Chunk], draws: "Draws[np.ndarray]") -> Tensor:
-        """Run a decode step and return the tokens of its draws, [draws] int64, valid until the next step."""
-        return self._run(chunks, draws).tokens[_drawing_rows(chunks)]
+        """Run a decode step and return the tokens of its draws, [draws] int64, valid until the next step.
 
-    def _run(self, chunks: Sequence[Chunk], draws: "Draws[np.ndarray] | None") -> _Result:
+        A chunk may have `DRAWN` for the token that the last step drew for its slot. On a GPU this does not wait for it.
+        """
+        self._run(chunks, draws)
+        return self._tokens[_drawing_rows(chunks)]
+
+    def _run(self, chunks: Sequence[Chunk], draws: "Draws[np.ndarray] | None") -> Tensor:
+        """Return the logits of all rows, valid until the next step."""
         size = padded_size(len(chunks), self._sizes)
         assert size is not None
         step = self._steps[size]
-        step.fill(chunks, draws)
+        step.fill(chunks, draws, self._rows_of_slots)
+        self._rows_of_slots = {chunk.slot: row for row, chunk in enumerate(chunks)}
         if step.graph is None:
             return self._compute(step)
         step.graph.replay()
-        assert self._written is not None
-        return self._written
+        assert self._logits is not None
+        return self._logits
 
     @torch.inference_mode()
     def capture(self) -> None:
@@ -207,31 +219,33 @@ class DecodeSteps:
         pool, stream = None, torch.cuda.Stream()  # type: ignore[no-untyped-call]  # untyped in torch
         for size in reversed(self._sizes):
             step = self._steps[size]
-            first = self._run_before_capture(step, stream)
-            if self._written is None:
-                self._written = _Result(torch.empty_like(first.logits), torch.empty_like(first.tokens))
+            logits = self._run_before_capture(step, stream)
+            if self._logits is None:
+                self._logits = torch.empty_like(logits)
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=pool):
-                result = self._compute(step)
-                self._written.logits[:size].copy_(result.logits)
-                self._written.tokens[:size].copy_(result.tokens)
+                self._logits[:size].copy_(self._compute(step))
             step.graph, pool = graph, graph.pool()
 
-    def _run_before_capture(self, step: _Step, stream: torch.cuda.Stream) -> _Result:
-        """Return the result of the last run."""
+    def _run_before_capture(self, step: _Step, stream: torch.cuda.Stream) -> Tensor:
+        """Return the logits of the last run."""
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(_RUNS_BEFORE_CAPTURE):
-                result = self._compute(step)
+                logits = self._compute(step)
         torch.cuda.current_stream().wait_stream(stream)
-        return result
+        return logits
 
-    def _compute(self, step: _Step) -> _Result:
-        logits = self._model(step.batch, self._cache, step.metadata)
+    def _compute(self, step: _Step) -> Tensor:
+        """Return the logits of all rows; what they draw is in `_tokens`."""
+        drawn = self._tokens[step.drawn_rows.clamp(min=0)]
+        token_ids = torch.where(step.drawn_rows == _NOT_DRAWN, step.batch.token_ids, drawn)
+        logits = self._model(replace(step.batch, token_ids=token_ids), self._cache, step.metadata)
         assert logits is not None
         # A token goes behind the one that its logits were computed from.
         draws = replace(step.draws, positions=step.draws.positions + 1)
-        return _Result(logits, self._drawing.draw_on_device(logits, draws))
+        self._tokens[: len(logits)] = self._drawing.draw_on_device(logits, draws)
+        return logits
 
 
 def _drawing_rows(chunks: Sequence[Chunk]) -> slice | list[int]:

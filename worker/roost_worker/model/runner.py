@@ -35,6 +35,7 @@ from roost_worker.model.linear import Linears
 from roost_worker.model.llama import BatchMetadata, Llama
 from roost_worker.model.loader import WEIGHTS_FILE, Weights
 from roost_worker.model.parallel import RankGroup
+from roost_worker.model.running_step import RunningStep, StepTimes
 from roost_worker.model.sampler import Sampler
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ class TorchRunner:
         self._group = group
         self._grammar = grammar
         self._sampler = sampler
+        self._times = StepTimes()
 
     @property
     def info(self) -> RunnerInfo:
@@ -119,6 +121,25 @@ class TorchRunner:
         seconds = time.perf_counter() - started
         copied = self._host.finish()
         return BatchResult(sampled, seconds, self._group.all_true(copied.intact), copied.seconds)
+
+    @torch.inference_mode()
+    def begin(self, plan: BatchPlan) -> RunningStep | None:
+        """Begin a decode step of static shapes that draws its tokens itself, or return None if `plan` is none.
+
+        Several ranks begin none: only rank 0's device has the tokens that the next step would read.
+        """
+        steps = self._steps_for(plan.chunks)
+        if steps is None or self._group.world > 1 or plan.copies or plan.new_slots:
+            return None
+        if not plan.chunks or not all(chunk.sample for chunk in plan.chunks):
+            return None
+        self._sampler.free(plan.freed_slots)
+        draws = self._sampler.draws_of_step(plan.chunks)
+        if draws is None:
+            return None
+        begun = time.perf_counter()
+        tokens = steps.draw(plan.chunks, draws)
+        return RunningStep(plan.chunks, tokens, self._sampler.take_drawn, begun, self._times)
 
     def follow(self, plan: BatchPlan) -> None:
         """Run one plan of rank 0, on another rank. Raise RuntimeError when a rank is gone."""
