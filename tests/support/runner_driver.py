@@ -12,7 +12,8 @@ import torch
 
 from roost_worker.config import EngineConfig, KvConfig, ModelConfig, WorkerConfig
 from roost_worker.convert.dummy import write_dummy
-from roost_worker.engine.messages import SamplingParams
+from roost_worker.engine.engine import Engine
+from roost_worker.engine.messages import SamplingParams, Submit
 from roost_worker.engine.plan import BatchPlan, Chunk, NewSlot, Runner, Sampled
 
 
@@ -124,3 +125,17 @@ def prompts(count: int, length: int, vocab: int = 259, seed: int = 0) -> list[li
     """Random prompts of `length`, `length + 3`, …"""
     random = np.random.default_rng(seed)
     return [random.integers(0, vocab, length + 3 * index).tolist() for index in range(count)]
+
+
+def outputs_of_an_engine(runner: Runner, sampling: Sequence[SamplingParams]) -> list[list[int]]:
+    """What requests that begin together are answered. They end one by one, so that the rows of a step move."""
+    engine = Engine(runner, worker_config(max_running=6).engine, 128)
+    outputs: dict[str, list[int]] = {str(index): [] for index in range(len(sampling))}
+    for name, ids, params in zip(outputs, prompts(len(sampling), 15), sampling, strict=True):
+        params = replace(params, max_tokens=4 + 3 * ((int(name) + 1) % 3))
+        engine.handle(Submit(name, array("I", ids), len(ids), params, b"tenant"))
+    while (iteration := engine.iterate()) is not None:
+        for output in iteration.outputs:
+            outputs[output.request_id] += output.token_ids
+    engine.check_integrity()
+    return list(outputs.values())

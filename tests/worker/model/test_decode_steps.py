@@ -1,6 +1,5 @@
 """Decode steps of static shapes draw what batches of any shape draw. On GPUs they are CUDA graphs."""
 
-from array import array
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,14 +11,13 @@ import torch
 
 import interpreted_kernels  # noqa: F401  before what imports the kernels
 from roost_worker.config import KernelChoice, KvDtype
-from roost_worker.engine.engine import Engine
-from roost_worker.engine.messages import SamplingParams, Submit
+from roost_worker.engine.messages import SamplingParams
 from roost_worker.engine.plan import DRAWN, BatchPlan, Chunk
 from roost_worker.model.decode_sizes import MOST_ROWS, decode_sizes, padded_size
 from roost_worker.model.decode_steps import DecodeSteps
 from roost_worker.model.drawing import Draws
 from roost_worker.model.runner import TorchRunner, build_runner
-from runner_driver import Driver, Row, dummy_dir, prompts, worker_config
+from runner_driver import Driver, Row, dummy_dir, outputs_of_an_engine, prompts, worker_config
 
 
 @pytest.mark.parametrize("most", [1, 2, 3, 8, 33, 64, 65, 100, MOST_ROWS])
@@ -81,24 +79,10 @@ def test_static_steps_draw_the_tokens_of_batches_of_any_shape(
             np.testing.assert_allclose(row.logprobs, plain.logprobs, rtol=0, atol=2e-4)
 
 
-def outputs_of_an_engine(runner: TorchRunner) -> list[list[int]]:
-    """Requests that end one by one, so that the rows of a step move."""
-    engine = Engine(runner, worker_config("float32", max_running=6).engine, 128)
-    outputs: dict[str, list[int]] = {str(index): [] for index in range(len(SAMPLING))}
-    for name, ids, params in zip(outputs, prompts(3, 15), SAMPLING, strict=True):
-        sampling = replace(params, max_tokens=4 + 3 * ((int(name) + 1) % 3))
-        engine.handle(Submit(name, array("I", ids), len(ids), sampling, b"tenant"))
-    while (iteration := engine.iterate()) is not None:
-        for output in iteration.outputs:
-            outputs[output.request_id] += output.token_ids
-    engine.check_integrity()
-    return list(outputs.values())
-
-
 def test_steps_read_the_tokens_of_the_step_before_where_it_drew_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    expected = outputs_of_an_engine(runner_of(tmp_path, "torch"))
+    expected = outputs_of_an_engine(runner_of(tmp_path, "torch"), SAMPLING)
     rows: list[int] = []
     draw = DecodeSteps.draw
 
@@ -107,7 +91,7 @@ def test_steps_read_the_tokens_of_the_step_before_where_it_drew_them(
         return draw(steps, chunks, draws)
 
     monkeypatch.setattr(DecodeSteps, "draw", counted)
-    assert outputs_of_an_engine(runner_of(tmp_path, "triton")) == expected
+    assert outputs_of_an_engine(runner_of(tmp_path, "triton"), SAMPLING) == expected
     assert set(rows) == {0, 1, 2, 3}
 
 

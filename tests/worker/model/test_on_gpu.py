@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -12,10 +13,11 @@ import torch.distributed as dist
 from follower_rank import spawn_rank
 from roost_worker.convert.dummy import SPECS
 from roost_worker.engine.messages import SamplingParams
+from roost_worker.engine.plan import DRAWN
 from roost_worker.model.config import ModelConfigError
 from roost_worker.model.logits import truncate
 from roost_worker.model.runner import TorchRunner, build_runner
-from runner_driver import Driver, Row, dummy_dir, on_cpu, prompts, worker_config
+from runner_driver import Driver, Row, dummy_dir, on_cpu, outputs_of_an_engine, prompts, worker_config
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -75,6 +77,17 @@ def test_decode_steps_as_graphs_draw_the_tokens_of_steps_that_are_launched(tmp_p
     for reported in (False, True):  # with reports, tokens are drawn after the step
         launched_rows = _generate(runner, PLAIN, report=reported)
         assert [row.output for row in launched_rows] == [row.output for row in drawn]
+
+
+def test_steps_that_are_begun_ahead_draw_the_tokens_of_steps_that_wait(tmp_path: Path) -> None:
+    config = worker_config("bfloat16", context_tokens=512, memory_bytes=32 << 20)
+    config = replace(config, engine=replace(config.engine, kernels="triton"))
+    runner = build_runner(config, dummy_dir("qwen3-tiny", tmp_path, "bfloat16"))
+    with patch.object(TorchRunner, "begin", return_value=None):
+        expected = outputs_of_an_engine(runner, PLAIN)
+    with patch.object(TorchRunner, "begin", autospec=True, side_effect=TorchRunner.begin) as begin:
+        assert outputs_of_an_engine(runner, PLAIN) == expected
+    assert any(DRAWN in chunk.token_ids for call in begin.call_args_list for chunk in call.args[1].chunks)
 
 
 def test_the_nucleus_of_a_row_does_not_depend_on_other_rows() -> None:

@@ -135,7 +135,7 @@ class _Step:
             inputs.tables[row, : len(chunk.block_ids)] = chunk.block_ids  # what is left behind these is never read
         token_ids = np.array([chunk.token_ids[0] for chunk in chunks])
         inputs.drawn_rows[:] = _NOT_DRAWN
-        for row in np.flatnonzero(token_ids == DRAWN):
+        for row in np.flatnonzero(token_ids == DRAWN).tolist():
             inputs.drawn_rows[row] = rows_of_slots[chunks[row].slot]
         inputs.token_ids[:count] = np.maximum(token_ids, 0)
         inputs.positions[:count] = starts
