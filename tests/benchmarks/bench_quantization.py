@@ -1,11 +1,11 @@
-"""What int8 weights and KV cost in accuracy: perplexity of real text, and how often another next token is likeliest.
+"""What 8 bits cost in accuracy: perplexity of real text, and how often another next token is likeliest.
 
     .venv/bin/python tests/benchmarks/bench_quantization.py
     .venv/bin/python tests/benchmarks/bench_quantization.py --texts README.md docs/http.md --windows 4
 
 Texts are cut into windows of 512 tokens, each read from its start. Every format sees the same windows: float32, which
-the others are compared with, bfloat16, and each with int8 weights, with int8 KV, and with both in int8. The last line
-of stdout is one JSON document.
+the others are compared with, bfloat16, and each with int8 weights, with int8 KV, and with both in int8; then each with
+the formats of `tried_formats.py`, which the worker does not have. The last line of stdout is one JSON document.
 """
 
 # ruff: noqa: E402  the repository's folders go before its imports
@@ -14,6 +14,7 @@ import itertools
 import math
 import sys
 from array import array
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,9 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "tests" / "support"), *(str(ROOT / folder) for folder in ("proto", "worker"))]
 
 from figures import emit, machine
+from tried_formats import TRIED
 
-from roost_worker.config import Dtype, KvDtype, Quantization
+from roost_worker.config import Dtype, KernelChoice, KvDtype, Quantization
 from roost_worker.convert.store import ModelStore
 from roost_worker.engine.plan import BatchPlan, Chunk
 from roost_worker.model.runner import TorchRunner, build_runner
@@ -88,10 +90,30 @@ def logprobs_of(runner: TorchRunner, ids: list[int]) -> Tensor:
     return torch.log_softmax(logits[:-1].float(), dim=1)
 
 
-def build(dtype: Dtype, quantization: Quantization = "none", kv_dtype: KvDtype = "auto") -> TorchRunner:
+def build(
+    dtype: Dtype, quantization: Quantization = "none", kv_dtype: KvDtype = "auto", kernels: KernelChoice = "auto"
+) -> TorchRunner:
     config = worker_config(dtype, block_tokens=BLOCK, memory_bytes=1 << 28)
     model, kv = replace(config.model, quantization=quantization), replace(config.kv, dtype=kv_dtype)
-    return build_runner(replace(config, model=model, kv=kv), ModelStore().prepare(SOURCE, dtype).path)
+    config = replace(config, model=model, kv=kv, engine=replace(config.engine, kernels=kernels))
+    return build_runner(config, ModelStore().prepare(SOURCE, dtype).path)
+
+
+def compared(runner: TorchRunner, cut: list[list[int]], expected: list[Tensor]) -> dict[str, float]:
+    """Sum up how a runner's distributions over the windows differ from those `expected`."""
+    tally = Tally()
+    for ids, wanted in zip(cut, expected, strict=True):
+        tally.add(logprobs_of(runner, ids), wanted, torch.tensor(ids[1:]))
+    return tally.summary()
+
+
+def formats_of(cut: list[list[int]], expected: list[Tensor]) -> Iterator[tuple[str, dict[str, float]]]:
+    """Yield the name of each format and what `compared` says of it."""
+    for (name, rounded), dtype in itertools.product(ROUNDED.items(), DTYPES):
+        yield dtype + name, compared(build(dtype, *rounded), cut, expected)
+    for (name, tried), dtype in itertools.product(TRIED.items(), DTYPES):
+        with tried.in_use():
+            yield dtype + name, compared(build(dtype, kernels="torch"), cut, expected)
 
 
 def bench(texts: list[Path], most: int) -> dict[str, Any]:
@@ -100,12 +122,9 @@ def bench(texts: list[Path], most: int) -> dict[str, Any]:
     reference = build("float32")
     expected = [logprobs_of(reference, ids) for ids in cut]
     formats: dict[str, dict[str, float]] = {}
-    for (name, rounded), dtype in itertools.product(ROUNDED.items(), DTYPES):
-        runner, tally = build(dtype, *rounded), Tally()
-        for ids, wanted in zip(cut, expected, strict=True):
-            tally.add(logprobs_of(runner, ids), wanted, torch.tensor(ids[1:]))
-        formats[dtype + name] = tally.summary()
-        print(f"{dtype + name:>30}: {formats[dtype + name]}", flush=True)
+    for name, summary in formats_of(cut, expected):
+        formats[name] = summary
+        print(f"{name:>40}: {summary}", flush=True)
     return {
         "benchmark": "quantization",
         "machine": machine(),
