@@ -25,6 +25,7 @@ from roost_operator.local.ports import PortTakenError, free_port
 from roost_operator.local.processes import ProcessFailedError
 from roost_operator.local.runner import LocalStack, StackError, StackOptions
 from roost_operator.local.state_dir import StateDirectoryError
+from roost_worker.cache import default_cache_dir
 from stack_leftovers import left_behind
 
 ROOT = Path(__file__).parents[2]
@@ -123,10 +124,20 @@ def too_wide(pool: AgentPool) -> dict[str, object]:
     return {**pool.spec.model.model_dump(by_alias=True), "tensorParallel": 7}
 
 
+def cache_with_kernels(tmp_path: Path) -> Path:
+    """A cache without models. The machine's kernels are in it: to compile them may take minutes beside other tests."""
+    cache, kernels = tmp_path / "cache", default_cache_dir() / "kernels"
+    cache.mkdir(exist_ok=True)
+    kernels.mkdir(parents=True, exist_ok=True)
+    if not (cache / "kernels").exists():
+        (cache / "kernels").symlink_to(kernels)
+    return cache
+
+
 def up(tmp_path: Path, *arguments: str) -> "subprocess.Popen[str]":
     """`roost up` of the sample without Ray."""
     command = [sys.executable, "-c", "from roost.cli import main; main()", "up", "-f", str(SAMPLE), "--no-ray"]
-    environment = {**os.environ, "ROOST_STATE": str(tmp_path), "ROOST_CACHE": str(tmp_path / "cache")}
+    environment = {**os.environ, "ROOST_STATE": str(tmp_path), "ROOST_CACHE": str(cache_with_kernels(tmp_path))}
     return subprocess.Popen([*command, *arguments], stderr=subprocess.PIPE, text=True, env=environment)
 
 
