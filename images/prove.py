@@ -53,6 +53,7 @@ CHECKS = {
         Check(("python", "-m", "roost_worker", "--help"), 0, "--config"),
         Check(("ray", "--version"), 0, "ray, version"),
         Check(("bash", "-c", "command -v ray"), 0, "/opt/roost/bin/ray"),
+        Check(("python", "-c", "from roost_worker.kernels.compiler import compiled; print(compiled())"), 0, ".so"),
     ),
 }
 """What a role's image must be able to do; KubeRay starts Ray by bash."""

@@ -8,7 +8,8 @@ COPY proto/roost /opt/roost/lib/python3.11/site-packages/roost
 COPY worker/roost_worker /opt/roost/lib/python3.11/site-packages/roost_worker
 RUN /opt/roost/bin/python -m compileall -q /opt/roost/lib/python3.11/site-packages/roost*
 
-FROM docker.io/library/python:3.11-slim-bookworm
+# Not slim, for its compiler: kernels are compiled for the node's processor when a worker starts, and so is Triton's launcher.
+FROM docker.io/library/python:3.11-bookworm
 COPY --from=build /opt/roost /opt/roost
 ENV PATH=/opt/roost/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 HOME=/tmp \
     RAY_USAGE_STATS_ENABLED=0 ROOST_CACHE=/tmp/roost
