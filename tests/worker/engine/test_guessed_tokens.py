@@ -4,7 +4,9 @@ import pytest
 
 from engine_driver import Answer, EngineDriver
 from paged_fake_runner import COPYING
+from roost_worker.engine.drafting import Drafting
 from roost_worker.engine.messages import Cancel, Finish, StopReason
+from roost_worker.engine.sequence import Sequence
 
 PROMPT = [1, 2, 3, 4, 5, 6, 7, 8, 9] * 3
 OUTPUT = 60
@@ -135,6 +137,24 @@ def test_nothing_is_guessed_without_a_block_for_it() -> None:
         assert driver.engine.stats.right_draft_tokens > 0
         for answer in answers:
             assert answer.token_ids == driver.expected(answer.request)
+
+
+def test_all_that_is_guessed_has_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is guessed counts against what guesses may lose, so that none may be thrown away."""
+    guessed: list[int] = []
+
+    def guesses(_: Drafting, sequence: Sequence, room: int) -> tuple[int, ...]:
+        guessed.append(min(room, 5, sequence.tokens_left(64) - 1))
+        return (0,) * guessed[-1]
+
+    monkeypatch.setattr(Drafting, "draft", guesses)
+    driver = EngineDriver(drafts=16, blocks=16, context=64, batch=64)
+    answers = [driver.submit(name, PROMPT, seed=COPYING, max_tokens=OUTPUT) for name in ("a", "b")]
+    driver.run()
+    assert sum(guessed) == driver.engine.stats.draft_tokens
+    assert {0, 1, 2, 3, 4, 5} == set(guessed)
+    for answer in answers:
+        assert answer.token_ids == driver.expected(answer.request)
 
 
 def test_log_probabilities_are_reported_of_single_draws() -> None:

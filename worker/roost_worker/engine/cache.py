@@ -94,6 +94,11 @@ class SequenceCache:
         sequence.blocks.extend(self.pool.allocate() for _ in range(missing))
         return True
 
+    def room(self, sequence: Sequence) -> int:
+        """Return how many tokens can follow the ids of `sequence` in its blocks and those that can be given to it."""
+        blocks = len(sequence.blocks) + self.pool.free + self.pool.cached
+        return blocks * self.block_tokens - len(sequence.ids)
+
     def missing_blocks(self, sequence: Sequence, guesses: int = 0) -> int:
         """Return how many blocks `sequence` lacks for its ids and `guesses` more."""
         return max(0, self.blocks_for(len(sequence.ids) + guesses) - len(sequence.blocks))

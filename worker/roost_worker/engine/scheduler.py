@@ -162,8 +162,10 @@ class Scheduler:
     def _draft(self, row: Row, room: int, now: float) -> tuple[int, ...]:
         if row.tokens < row.sequence.missing_tokens:
             return ()
-        draft = self._drafting.draft(row.sequence, room)
-        return draft if self._cache.grow(row.sequence, now, len(draft)) else ()
+        draft = self._drafting.draft(row.sequence, min(room, self._cache.room(row.sequence)))
+        has_room = self._cache.grow(row.sequence, now, len(draft))
+        assert has_room, "a guess has no block"
+        return draft
 
     def _grow(self, sequence: Sequence, now: float) -> bool:
         """Make room for all tokens. Return False when `sequence` was preempted, now or by an earlier row."""
