@@ -207,7 +207,7 @@ DAMAGES = {
     "has no *.safetensors": lambda at: (at / "model.safetensors").unlink(),
     "has no config.json": lambda at: (at / "config.json").unlink(),
     "has no tokenizer.json": lambda at: (at / "tokenizer.json").unlink(),
-    "is not JSON": lambda at: (at / "config.json").write_text("{"),
+    "is not a JSON object": lambda at: (at / "config.json").write_text("{"),
     "model_type 'mamba' is not supported": lambda at: _edit_config(at, model_type="mamba"),
     "has shape (264, 64), but config.json says (999, 64)": lambda at: _edit_config(at, vocab_size=999),
     "hidden_size must be a positive whole number, not None": lambda at: (at / "config.json").write_text(

@@ -135,7 +135,7 @@ def test_a_config_that_is_not_an_object_is_refused(
     hub: FakeHub, repository: Path, tmp_path: Path, document: str
 ) -> None:
     (repository / "config.json").write_text(document)
-    with pytest.raises(ConvertError, match=r"config\.json must hold a JSON object"):
+    with pytest.raises(ConvertError, match=r"config\.json is not a JSON object"):
         ModelStore(tmp_path / "cache").prepare("hf://org/name", "float32")
 
 

@@ -1,11 +1,11 @@
 """The `config.json` of a model's source: what describes its decoder, and what of it the worker would refuse."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from roost_worker.convert.errors import ConvertError
+from roost_worker.convert.json_file import read_object
 from roost_worker.model.architectures import ARCHITECTURES, MODEL_TYPES
 from roost_worker.model.config import ModelConfigError, parse_config
 from roost_worker.model.rope import rope_parameters
@@ -22,13 +22,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     for name in ("config.json", "tokenizer.json"):
         if not (folder / name).is_file():
             raise ConvertError(f"{folder} has no {name}; it must hold config.json, tokenizer.json and *.safetensors")
-    try:
-        document = json.loads((folder / "config.json").read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ConvertError(f"{folder / 'config.json'} is not JSON: {error}") from error
-    if not isinstance(document, dict):
-        raise ConvertError(f"{folder / 'config.json'} must hold a JSON object")
-    return document
+    return read_object(folder / "config.json")
 
 
 def normalised_config(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
