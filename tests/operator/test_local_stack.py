@@ -171,7 +171,7 @@ def test_a_bad_key_file_is_refused_before_anything_starts(tmp_path: Path) -> Non
 
 def test_a_signal_while_starting_leaves_nothing(tmp_path: Path) -> None:
     with up(tmp_path, "--port", "0") as process:
-        read_until(process, "starting 1 worker and 2 gateways")
+        read_until(process, "starting Redis, 1 worker and 2 gateways")
         process.send_signal(signal.SIGINT)
         process.send_signal(signal.SIGINT)
         assert process.wait() == 130
