@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -18,11 +19,15 @@ LATER = (
     "opentelemetry",
     "google.protobuf",
 )
-PROGRAM = """
+SAMPLE = Path(__file__).parents[2] / "manifests" / "samples" / "pool-dummy.yaml"
+PROGRAM = f"""
 import sys
+from pathlib import Path
 import roost.cli.app
 import roost_operator.local.commands
+from roost_operator.api.loader import load_pool
 from roost_operator.local.redis import server_executable
+load_pool(Path({str(SAMPLE)!r}))
 assert server_executable().is_file()
 print(*sorted(sys.modules))
 """
