@@ -92,7 +92,7 @@ class RaySpawner:
         group = get_current_placement_group()
         if group is None:
             raise OSError("there is no placement group for the ranks; deploy with build_app")
-        actor = (
+        actor: Any = (
             ray.remote(RankActor)
             .options(
                 num_cpus=self._resources.cpus,
