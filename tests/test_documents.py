@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from roost.store.leases import WORKER_RULES
+from roost.store.keys import WORKER_RULES
 from roost_operator.plan.reasons import ConditionReason
 
 ROOT = Path(__file__).parents[1]

@@ -68,6 +68,20 @@ def _workers(fleet: Fleet, pool: str) -> list[str]:
     return [worker.worker_id for worker in fleet.workers.states(pool)]
 
 
+async def test_the_first_worker_is_found_sooner_than_the_others(
+    store: Store, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fleet_module, "WATCH_SECONDS", 3600.0)
+    store.leases = {}
+    came = asyncio.Event()
+    fleet.on_change = lambda pool: came.set() if fleet.ready else None
+    await fleet.start()
+    assert not fleet.ready
+    store.leases[HERE] = "w1"
+    async with asyncio.timeout(LIMIT_SECONDS):
+        await came.wait()
+
+
 async def test_a_pool_is_served_while_the_part_of_another_one_is_away(store: Store, fleet: Fleet) -> None:
     await fleet.read(0)
     assert (fleet.ready, fleet.store_answers) == (True, True)

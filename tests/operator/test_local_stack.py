@@ -20,12 +20,13 @@ from roost_operator.api.loader import load_pool
 from roost_operator.api.spec import AgentPool
 from roost_operator.demo.tools import CALCULATE
 from roost_operator.demo.verify import CommittedLog, Judge
-from roost_operator.local import redis
+from roost_operator.local import redis, runner
 from roost_operator.local.ports import PortTakenError, free_port
 from roost_operator.local.processes import ProcessFailedError
 from roost_operator.local.runner import LocalStack, StackError, StackOptions
 from roost_operator.local.state_dir import StateDirectoryError
 from roost_worker.cache import default_cache_dir
+from roost_worker.convert.errors import ConvertError
 from stack_leftovers import left_behind
 
 ROOT = Path(__file__).parents[2]
@@ -119,6 +120,20 @@ async def test_a_part_that_fails_takes_the_others_down(pool: AgentPool, options:
             pass
 
 
+async def test_workers_wait_for_a_model_that_must_be_converted(
+    pool: AgentPool, options: StackOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fails(*_: object) -> None:
+        raise ConvertError("no network")
+
+    monkeypatch.setattr(runner, "is_at_hand", lambda *_: False)
+    monkeypatch.setattr(runner, "prepare_model", fails)
+    with pytest.raises(ConvertError, match="no network"):
+        async with LocalStack(pool, options):
+            pass
+    assert not (options.state_dir / "logs").exists()
+
+
 def too_wide(pool: AgentPool) -> dict[str, object]:
     """The pool's model over more ranks than it can be cut into."""
     return {**pool.spec.model.model_dump(by_alias=True), "tensorParallel": 7}
@@ -182,7 +197,7 @@ def test_a_bad_key_file_is_refused_before_anything_starts(tmp_path: Path) -> Non
 
 def test_a_signal_while_starting_leaves_nothing(tmp_path: Path) -> None:
     with up(tmp_path, "--port", "0") as process:
-        read_until(process, "starting 1 worker and 2 gateways")
+        read_until(process, "starting Redis, 1 worker and 2 gateways")
         process.send_signal(signal.SIGINT)
         process.send_signal(signal.SIGINT)
         assert process.wait() == 130

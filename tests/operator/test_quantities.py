@@ -1,8 +1,11 @@
 """Amounts of memory as pools give them."""
 
-import pytest
+from decimal import ROUND_CEILING
 
-from roost_operator.api.quantity import memory_bytes, optional_memory_bytes
+import pytest
+from kubernetes.utils.quantity import parse_quantity
+
+from roost_operator.api.quantity import byte_count, memory_bytes, optional_memory_bytes
 
 
 @pytest.mark.parametrize(
@@ -22,6 +25,19 @@ from roost_operator.api.quantity import memory_bytes, optional_memory_bytes
 )
 def test_quantities(text: str, expected: int | None) -> None:
     assert memory_bytes(text) == expected
+
+
+@pytest.mark.parametrize("suffix", ["", *"numkKMGTPE", *(f"{prefix}i" for prefix in "KMGTPE")])
+@pytest.mark.parametrize("number", ["0", "1", "17", "0.5", "1.3", ".25", "3.", "+2", "1e3", "2E2", "15e-1"])
+def test_any_quantity_is_what_the_client_of_kubernetes_makes_of_it(number: str, suffix: str) -> None:
+    expected = parse_quantity(f"{number}{suffix}").to_integral_value(ROUND_CEILING)
+    assert byte_count(f"{number}{suffix}") == int(expected)
+
+
+@pytest.mark.parametrize("text", ["", "Mi", "1mi", "1Kii", "1ki", "nan", "inf", "1_000", "1 Mi", "e3"])
+def test_what_is_no_quantity_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a quantity"):
+        byte_count(text)
 
 
 @pytest.mark.parametrize(("text", "expected"), [("0", 0), ("0Gi", 0), ("256Mi", 2**28), ("0.1", 1)])

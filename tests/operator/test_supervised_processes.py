@@ -69,6 +69,36 @@ async def test_a_killed_process_comes_back(tmp_path: Path) -> None:
     await child.stop()
 
 
+async def test_a_launched_process_is_the_one_that_is_started(tmp_path: Path) -> None:
+    child = Supervised(command(tmp_path, SLEEP), lambda event: None)
+    await child.launch()
+    launched = child.pid
+    assert launched is not None
+    await child.start()
+    assert child.pid == launched
+    await child.stop()
+    assert not psutil.pid_exists(launched)
+
+
+async def test_a_launched_process_that_dies_is_an_error_of_the_start(tmp_path: Path) -> None:
+    async def never() -> bool:
+        return False
+
+    child = Supervised(command(tmp_path, "sys.exit('no such model')", never), lambda event: None)
+    await child.launch()
+    with pytest.raises(ProcessFailedError, match=r"(?s)exited with status 1.*no such model"):
+        await child.start()
+
+
+async def test_a_launched_process_can_be_stopped_before_it_is_started(tmp_path: Path) -> None:
+    child = Supervised(command(tmp_path, SLEEP), lambda event: None)
+    await child.launch()
+    launched = child.pid
+    await child.stop()
+    assert launched is not None
+    assert not psutil.pid_exists(launched)
+
+
 async def test_a_kill_of_a_child_that_was_just_reaped_is_no_error(tmp_path: Path) -> None:
     """Between the end of a child and the event loop's next turn nobody knows of it yet."""
     child = Supervised(command(tmp_path, SLEEP), lambda event: None)

@@ -5,6 +5,7 @@ The first line on stdout is JSON: `{"worker_id", "address", "metrics_port"}`. Th
 
 import argparse
 import asyncio
+import gc
 import logging
 import sys
 from pathlib import Path
@@ -26,8 +27,10 @@ def main() -> int:
         config = load_config(parser.parse_args().config)
         spawner = SubprocessSpawner(ahead=config.model.tensor_parallel)
         # Here, because it takes a second, in which the ranks import torch.
+        gc.disable()  # of what is imported nothing is garbage, and to look for some takes its time
         from roost_worker.server.process import serve
 
+        gc.enable()
         return asyncio.run(serve(config, spawner))
     except (OSError, ValueError, ConvertError, RenderError, EngineStartError) as error:
         print(f"error: {error}", file=sys.stderr)

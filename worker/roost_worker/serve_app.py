@@ -11,19 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import ray
 from ray import serve
 from ray.serve._private import replica
-from ray.util.placement_group import get_current_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from roost.config_document import from_document
 from roost_worker.config import WorkerConfig
 from roost_worker.seam.client import EngineClient
-from roost_worker.seam.process_engine import start_process_engine
-from roost_worker.seam.rank import RankArgs, RankHandle, run_rank
+from roost_worker.seam.ray_spawner import RankResources, RaySpawner
 from roost_worker.server.config_file import config_from
-from roost_worker.server.server import WorkerServer
 
 LOG = logging.getLogger(__name__)
 DEPLOYMENT = "worker"
@@ -54,6 +49,10 @@ class Resources:
         amounts = {"CPU": self.rank_cpus, "GPU": self.rank_gpus}
         rank = {name: amount for name, amount in amounts.items() if amount}
         return [{"CPU": self.shell_cpus}, *(dict(rank) for _ in range(ranks))]
+
+    def rank(self) -> RankResources:
+        """Return those of one rank."""
+        return RankResources(self.rank_cpus, self.rank_gpus, self.rank_threads)
 
 
 def build_app(config: WorkerConfig, replicas: int, resources: Resources | None = None) -> serve.Application:
@@ -106,15 +105,19 @@ class WorkerReplica:
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", force=True)
         _keep_handle_server_on_loopback()
         config = with_environment(config, os.environ)
-        spawner = RaySpawner(resources)
+        spawner = RaySpawner(resources.rank(), ahead=config.model.tensor_parallel)
+        # Here, because it takes a second, in which the ranks import torch.
+        from roost_worker.seam.process_engine import start_process_engine
+        from roost_worker.server.server import WorkerServer
 
         async def start_engine(config: WorkerConfig, model_dir: Path) -> EngineClient:
             return await start_process_engine(config, model_dir, spawner)
 
-        self._server = WorkerServer(config, start_engine, on_fatal=_exit_soon)
         try:
+            self._server = WorkerServer(config, start_engine, on_fatal=_exit_soon)
             await self._server.start()
         except Exception:
+            spawner.end_waiting()
             await asyncio.sleep(float(os.environ.get(RETRY_VARIABLE, "0")))
             raise
 
@@ -142,57 +145,3 @@ def _keep_handle_server_on_loopback() -> None:
 
 def _exit_soon(reason: str) -> None:
     asyncio.get_running_loop().call_later(LAST_WORDS_SECONDS, os._exit, 1)
-
-
-class RankActor:
-    """The process of one rank."""
-
-    def run(self, args: RankArgs, threads: int) -> None:
-        """Run until the shell closes the rank; a failure ends the process. `threads` is `Resources.rank_threads`."""
-        # Must precede the import of torch. Ray sets it to the actor's logical CPUs, here a fraction of one.
-        os.environ.pop("OMP_NUM_THREADS", None)
-        if threads:
-            os.environ["OMP_NUM_THREADS"] = str(threads)
-        logging.basicConfig(level=logging.INFO, format=f"%(asctime)s %(levelname)s rank {args.rank}: %(message)s")
-        try:
-            run_rank(args)
-        except BaseException:
-            logging.exception("rank %d failed", args.rank)
-            os._exit(1)
-
-
-class RayRank:
-    """Implements RankHandle."""
-
-    def __init__(self, actor: Any, args: RankArgs, threads: int) -> None:
-        self._actor = actor
-        self._ended = actor.run.remote(args, threads).future()
-
-    def alive(self) -> bool:
-        return not self._ended.done()
-
-    def kill(self) -> None:
-        ray.kill(self._actor)
-
-
-class RaySpawner:
-    """Implements Spawner: rank r is an actor in bundle 1 + r of the replica's placement group.
-
-    The replica owns the actor, which dies with it. It is never restarted, since the other ranks would not know it.
-    """
-
-    def __init__(self, resources: Resources) -> None:
-        self._resources = resources
-
-    def spawn(self, args: RankArgs) -> RankHandle:
-        group = get_current_placement_group()
-        if group is None:
-            raise OSError("there is no placement group for the ranks; deploy with build_app")
-        strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=1 + args.rank)
-        actor = ray.remote(RankActor).options(
-            num_cpus=self._resources.rank_cpus,
-            num_gpus=self._resources.rank_gpus,
-            max_restarts=0,
-            scheduling_strategy=strategy,
-        )
-        return RayRank(actor.remote(), args, self._resources.rank_threads)

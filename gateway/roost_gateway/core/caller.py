@@ -2,12 +2,15 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from roost.contract.names import pool_of
 from roost.contract.pool_document import PoolDocument, PoolRole
 from roost.contract.reasons import Reason
 from roost.contract.refused import Refused, invalid
-from roost_gateway.fleet.pools import Pools
+
+if TYPE_CHECKING:  # `roost up` reads the file of API keys, and must not pay for the fleet
+    from roost_gateway.fleet.pools import Pools
 
 DEFAULT_TENANT = "default"
 """Tenant of every caller when the gateway has no key file."""
@@ -52,7 +55,7 @@ def pool_of_session(session_id: str, caller: Caller) -> str:
     return pool
 
 
-async def pool_of_caller(pools: Pools, name: str, caller: Caller) -> PoolDocument:
+async def pool_of_caller(pools: "Pools", name: str, caller: Caller) -> PoolDocument:
     """Returns the named pool, or without a name the caller's only one.
 
     Raises Refused: POOL_NOT_ALLOWED, POOL_NOT_FOUND, INVALID_REQUEST when there is not exactly one to choose from.

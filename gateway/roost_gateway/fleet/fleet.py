@@ -16,6 +16,8 @@ from roost_gateway.fleet.workers import Workers
 log = logging.getLogger(__name__)
 
 WATCH_SECONDS = 0.5
+WATCH_UNREADY_SECONDS = 0.1
+"""The same while the store answers, but no worker takes steps: callers wait for the first one."""
 _LATE_SECONDS = 1.0
 """How long a reading waits for one part of the store; a part that is away may take several tries of 2 s each."""
 _DOCUMENT_TICKS = 4
@@ -62,7 +64,7 @@ class Fleet:
     async def _watch(self) -> None:
         tick = 0
         while True:
-            await asyncio.sleep(WATCH_SECONDS)
+            await asyncio.sleep(WATCH_UNREADY_SECONDS if self.store_answers and not self.ready else WATCH_SECONDS)
             tick += 1
             try:
                 await self.read(tick)

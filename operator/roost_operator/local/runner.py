@@ -6,24 +6,18 @@ import uuid
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from roost.addresses import join_address
 from roost.contract.lease import WorkerLease
-from roost.contract.refused import Refused
-from roost.store.keys import POOLS, PoolKeys
-from roost.store.leases import live_leases
-from roost.store.link import RedisLink
-from roost.store.records import StoreAwayError
 from roost_operator.api.deprecations import deprecations
-from roost_operator.api.pool_document import pool_document
 from roost_operator.api.spec import AgentPool
 from roost_operator.api.worker_config import worker_config
 from roost_operator.local import ray_cluster
 from roost_operator.local.events import Notice, Report, silent
 from roost_operator.local.gateways import GatewayAddresses, gateway_command
 from roost_operator.local.health import health
-from roost_operator.local.model import prepare_model
+from roost_operator.local.model import is_at_hand, prepare_model
 from roost_operator.local.ports import PortTakenError, free_port, require_free
 from roost_operator.local.processes import STACK_VARIABLE, Command, Supervised, kill_stack, log_end
 from roost_operator.local.ray_folder import RayFolder, remove_leftovers
@@ -31,6 +25,9 @@ from roost_operator.local.redis import EmbeddedRedis
 from roost_operator.local.state_dir import StateDirectory
 from roost_operator.local.workers import worker_command
 from roost_worker.config import WorkerConfig
+
+if TYPE_CHECKING:  # see `LocalStack._start`
+    from roost_operator.local.pool_store import PoolStore
 
 SERVING_SECONDS = 180.0
 HTTP_PORTS_ABOVE = 1000
@@ -83,7 +80,7 @@ class LocalStack:
         self._mark = f"{os.getpid()}-{uuid.uuid4().hex}"
         self._redis: EmbeddedRedis | None = None
         self._redis_process: Supervised | None = None
-        self._link: RedisLink | None = None
+        self._store: PoolStore | None = None
         self._ray_folder: RayFolder | None = None
 
     @property
@@ -113,33 +110,37 @@ class LocalStack:
 
     async def leases(self) -> list[WorkerLease]:
         """Leases of the workers that live now; empty while Redis is away."""
-        assert self._link is not None
-        try:
-            return await live_leases(self._link, self.pool.pool)
-        except StoreAwayError:
-            return []
+        assert self._store is not None
+        return await self._store.leases()
 
     async def _start(self) -> None:
+        """Workers come first and gateways last: the ranks' import of torch takes longer than all else.
+
+        A gateway must not read the leases of an earlier run, which `_publish` deletes; a worker reads none.
+        """
         for deprecation in deprecations(self.pool):
             self._notify(deprecation)
         self._take_ports()
         await asyncio.to_thread(remove_leftovers)
-        model = await prepare_model(self.pool.spec.model, self.options.cache_dir, self._report)
+        spec, cache_dir = self.pool.spec.model, self.options.cache_dir
+        model = None if is_at_hand(spec, cache_dir) else await prepare_model(spec, cache_dir, self._report)
+        await self._launch_workers_and_redis()
+        model = model or await prepare_model(spec, cache_dir, self._report)
         self.model_dir = model.path
+        await self._publish(model.revision_in(spec.quantization, spec.kv_cache.dtype))
+        await self._wait_until_all_serve()
+
+    async def _launch_workers_and_redis(self) -> None:
+        """Create their processes, without waiting for them."""
         self._redis = EmbeddedRedis(self._state, "127.0.0.1", free_port("127.0.0.1"))
         self._redis_process = self._supervise(self._redis.command())
-        self._notify("starting Redis")
-        await self._redis_process.start()
-        self._link = RedisLink.open(self._redis.url, socket_timeout=5.0)
-        try:
-            spec = self.pool.spec.model
-            await self._publish(self._link, model.revision_in(spec.quantization, spec.kv_cache.dtype))
-        except (StoreAwayError, Refused) as error:
-            log = self._redis_process.command.log
-            raise StackError(f"{error}; the end of {log}:\n{log_end(log)}") from error
-        await self._start_workers_and_gateways()
+        self._supervise_workers_and_gateways()
+        workers, gateways = self.pool.spec.workers.replicas, self.options.gateways
+        self._notify(f"starting Redis, {_count(workers, 'worker')} and {_count(gateways, 'gateway')}")
+        for process in (*self.workers, self._redis_process):
+            await process.launch()
 
-    async def _start_workers_and_gateways(self) -> None:
+    def _supervise_workers_and_gateways(self) -> None:
         assert self._redis is not None
         config = worker_config(
             self.pool,
@@ -152,8 +153,23 @@ class LocalStack:
         commands = [gateway_command(self._state, number, at, *shared) for number, at in enumerate(addresses, 1)]
         self.gateways = [self._supervise(command) for command in commands]
         self.workers = [] if self.pool.spec.suspend else [self._supervise(c) for c in self._worker_commands(config)]
-        workers, gateways = self.pool.spec.workers.replicas, self.options.gateways
-        self._notify(f"starting {_count(workers, 'worker')} and {_count(gateways, 'gateway')}")
+
+    async def _publish(self, revision: str) -> None:
+        """Wait for Redis, and let gateways find the pool there. Raises StackError."""
+        # Here, because the client of Redis takes a while to import, in which workers and Redis start.
+        from roost_operator.local.pool_store import PoolStore, PublishError
+
+        redis = self.redis
+        await redis.start()
+        self._store = PoolStore.open(self.redis_url, self.pool)
+        try:
+            await self._store.publish(revision)
+        except PublishError as error:
+            log = redis.command.log
+            raise StackError(f"{error}; the end of {log}:\n{log_end(log)}") from error
+
+    async def _wait_until_all_serve(self) -> None:
+        """Start the gateways, and wait for them and the workers."""
         try:
             async with asyncio.TaskGroup() as group:
                 for process in (*self.workers, *self.gateways):
@@ -193,13 +209,6 @@ class LocalStack:
             require_free(host, first + number, f"{use} {number + 1} of {count}", fix)
         return tuple(join_address(host, first + number) for number in range(count))
 
-    async def _publish(self, link: RedisLink, revision: str) -> None:
-        """Publish the pool's document, and forget the workers of an earlier run, none of which can be alive."""
-        keys = PoolKeys(self.pool.pool)
-        await link.run("DEL", keys.workers)
-        await link.run("SET", keys.document, pool_document(self.pool, revision).encode())
-        await link.run("SADD", POOLS, self.pool.pool)
-
     async def _workers_are_up(self) -> bool:
         return len(await self.leases()) >= self.pool.spec.workers.replicas
 
@@ -220,8 +229,8 @@ class LocalStack:
         try:
             await asyncio.gather(*(process.stop() for process in self.gateways))
             await asyncio.gather(*(process.stop() for process in self.workers))
-            if self._link is not None:
-                await self._link.aclose()
+            if self._store is not None:
+                await self._store.aclose()
             if self._redis_process is not None:
                 await self._redis_process.stop()
         finally:

@@ -1,4 +1,4 @@
-"""The command tree: this package's commands, and those that other packages add."""
+"""The command tree. Commands are in modules of their own, which are loaded when they are used (`plugins`)."""
 
 import sys
 from typing import Annotated
@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 import roost
-from roost.cli import chat, keys, plugins, sessions, why
-from roost.cli.output import report
+from roost.cli import plugins
+from roost.cli.report import report
 from roost.cli.stdout import stdout_failures_reported
 
 app = typer.Typer(
@@ -17,10 +17,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command("chat")(chat.chat)
-app.command("why")(why.why)
-app.add_typer(sessions.app, name="sessions")
-app.add_typer(keys.app, name="keys")
 
 
 def _print_version(wanted: bool) -> None:

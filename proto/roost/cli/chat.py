@@ -12,7 +12,8 @@ from rich.markup import escape
 
 from roost import Committed, Delta, Migrated, Queued, Restarted, Sampling, errors
 from roost.cli.options import DEFAULT_TARGET, ApiKey, Pool, Target, connect
-from roost.cli.output import expected_errors, report, report_error, write
+from roost.cli.output import expected_errors, report_error, write
+from roost.cli.report import report
 from roost.sync import SyncClient, SyncSession
 
 with contextlib.suppress(ImportError):  # Windows does not have it

@@ -1,4 +1,4 @@
-"""What the command line prints: errors with hints, tables, JSON."""
+"""What the commands of the SDK print: its errors with hints, tables, JSON."""
 
 import dataclasses
 import json
@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from roost import errors
+from roost.cli.report import report
 
 
 class OutputFormat(StrEnum):
@@ -54,14 +55,6 @@ def write(text: str) -> None:
     """Writes text to stdout at once: unchanged, or `visible` on a terminal."""
     sys.stdout.write(visible(text) if sys.stdout.isatty() else text)
     sys.stdout.flush()
-
-
-def report(message: str, hint: str = "") -> None:
-    """Prints an error on stderr."""
-    console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
-    console.print(f"[bold red]error:[/] {escape(message)}")
-    if hint:
-        console.print(f"[bold cyan]hint:[/] {escape(hint)}")
 
 
 def report_error(error: Exception) -> None:

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 
-from roost.cli.output import report
+from roost.cli.report import report
 
 
 class StdoutError(Exception):

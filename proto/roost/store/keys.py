@@ -190,6 +190,14 @@ class PoolKeys:
 
 MOVES_DONE = "done"
 """What the key of a worker's mover holds when there is nothing more to move."""
+WORKER_RULES = (
+    "~roost:{*}:w ~roost:{*}:w:* resetchannels -@all +@connection -@dangerous +time +multi +exec "
+    "+zadd +zrange +zrem +zremrangebyscore +get +set +exists +del +pexpireat +hset +hdel +hlen"
+)
+"""ACL rules for the user of Redis that workers have: the keys and commands of `roost.store.leases`, and no scripts.
+
+A Redis Cluster needs `+cluster|slots` too.
+"""
 POOLS = "roost:pools"
 """Set: the names of all pools with a document. It carries no hash tag and is only used alone."""
 

@@ -10,14 +10,6 @@ from roost.contract.lease import WorkerLease
 from roost.store.keys import PoolKeys
 from roost.store.link import Command, RedisLink
 
-WORKER_RULES = (
-    "~roost:{*}:w ~roost:{*}:w:* resetchannels -@all +@connection -@dangerous +time +multi +exec "
-    "+zadd +zrange +zrem +zremrangebyscore +get +set +exists +del +pexpireat +hset +hdel +hlen"
-)
-"""ACL rules for the user of Redis that workers have: the keys and commands of this module, and no scripts.
-
-A Redis Cluster needs `+cluster|slots` too.
-"""
 FORGET_MS = 3_600_000
 """A worker whose lease ran out this long ago leaves the pool's set of workers: long after any gateway waited for it."""
 _KEEP_SECONDS = 3600

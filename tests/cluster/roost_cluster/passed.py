@@ -12,6 +12,7 @@ FILE = ROOT / "tests/cluster/PASSED"
 JUDGED = (
     *("operator", "charts", "manifests", "images", "tests/cluster", "requirements.lock", "Makefile"),
     "worker/roost_worker/serve_app.py",
+    "worker/roost_worker/seam/ray_spawner.py",
     "worker/roost_worker/server/pre_stop.py",
     "gateway/roost_gateway/step/migration.py",
 )

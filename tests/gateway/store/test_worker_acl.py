@@ -8,8 +8,8 @@ from redis import Redis
 from redis.exceptions import NoPermissionError
 
 from redis_servers import RedisCluster, RedisServer
-from roost.store.keys import PoolKeys
-from roost.store.leases import WORKER_RULES, Published, ask_to_drain, end_drain, live_leases
+from roost.store.keys import WORKER_RULES, PoolKeys
+from roost.store.leases import Published, ask_to_drain, end_drain, live_leases
 from roost.store.link import RedisLink
 from roost.store.redis_store import RedisStore
 from roost_worker.server.lease import LeasePublisher

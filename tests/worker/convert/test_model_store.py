@@ -137,6 +137,17 @@ def test_a_second_prepare_starts_no_converter(store: ModelStore, source: Path, m
     assert store.prepare(f"file://{again}", "float32").revision == first.revision
 
 
+def test_a_model_is_at_hand_when_nothing_is_to_be_converted(store: ModelStore, source: Path) -> None:
+    url = f"file://{source}"
+    assert store.is_at_hand("dummy://llama-tiny", "float32")
+    assert not store.is_at_hand(url, "float32")
+    store.prepare(url, "float32")
+    assert store.is_at_hand(url, "float32")
+    assert not store.is_at_hand(url, "bfloat16")
+    with pytest.raises(ConvertError, match="dtype"):
+        store.is_at_hand(url, "float8")
+
+
 def test_changed_weights_are_another_revision(store: ModelStore, source: Path) -> None:
     first = store.prepare(f"file://{source}", "float32")
     weights = source / "model.safetensors"

@@ -22,7 +22,7 @@ from roost_worker.grammar import (
 from roost_worker.render.detokenizer import TextStream
 from roost_worker.render.formats import FORMATS, CallWrapper, Turn, TurnFormat, WrittenCall, format_named
 from roost_worker.render.messages import Message, ToolCall
-from roost_worker.render.sandbox import Piece
+from roost_worker.render.pieces import Piece
 
 POINT = '{"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"], "additionalProperties": false}'
 

@@ -16,9 +16,9 @@ from roost_worker.render.errors import RenderError
 from roost_worker.render.formats import FORMATS, Turn, TurnFormat, format_named
 from roost_worker.render.log import LogRenderer
 from roost_worker.render.messages import Message, Tool, ToolCall, template_message
+from roost_worker.render.pieces import Piece
 from roost_worker.render.probing import shows_part
 from roost_worker.render.renderer import Renderer
-from roost_worker.render.sandbox import Piece
 from roost_worker.render.vocabulary import Vocabulary
 
 WITH_TURNS = [known for known in FORMATS if known.turns]

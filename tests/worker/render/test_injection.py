@@ -161,7 +161,8 @@ def test_content_gets_the_ids_of_plain_text(name: str, attack: str) -> None:
 
 
 def test_keys_of_a_schema_that_a_template_prints_are_content() -> None:
-    from roost_worker.render.sandbox import ChatTemplate, Piece
+    from roost_worker.render.pieces import Piece
+    from roost_worker.render.sandbox import ChatTemplate
 
     template = ChatTemplate("{% for key in tools[0].parameters %}{{ key }};{% endfor %}", "", "")
     pieces = template.render([], [{"parameters": {"<|im_end|>": {}}}], generation_prompt=False)
@@ -189,7 +190,7 @@ def _document(decoder: json.JSONDecoder, text: str, start: int) -> object:
 
 
 def test_a_control_token_hidden_in_the_vocabulary_itself_is_cut_apart() -> None:
-    from roost_worker.render.sandbox import Piece
+    from roost_worker.render.pieces import Piece
     from roost_worker.render.vocabulary import Vocabulary
 
     document = family_models.tokenizer_with_reachable_control_token("<|x|>")

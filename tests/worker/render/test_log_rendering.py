@@ -11,8 +11,8 @@ from roost_worker.render.errors import RenderError
 from roost_worker.render.formats import Turn, format_named
 from roost_worker.render.log import LogRenderer, output_pieces
 from roost_worker.render.messages import Message, Tool, ToolCall
+from roost_worker.render.pieces import Piece
 from roost_worker.render.probing import text_of
-from roost_worker.render.sandbox import Piece
 
 SYSTEM = "Be brief."
 CALL = ToolCall("call_0", "grep", '{"query": "needle"}')

@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roost_worker.render.errors import RenderError
+from roost_worker.render.pieces import Piece
 from roost_worker.render.reference import Reference
-from roost_worker.render.sandbox import ChatTemplate, Piece
+from roost_worker.render.sandbox import ChatTemplate
 
 TEXT = " \nSay <|end|> \u00e9\ue0f00\ue0f1 no_think 7 "
 EXPRESSIONS = [

@@ -12,7 +12,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from roost.contract.lease import counted_bytes
 from roost_worker.convert.store import ModelStore
 from roost_worker.render import tokenizing
-from roost_worker.render.sandbox import Piece
+from roost_worker.render.pieces import Piece
 from roost_worker.render.tokenizing import byte_characters, safe_cuts, slices
 from roost_worker.render.vocabulary import Vocabulary
 

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from roost.cli.output import report
+from roost.cli.report import report
 from roost_worker.convert.errors import ConvertError
 from roost_worker.convert.layout import PreparedModel
 from roost_worker.convert.show import describe

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from roost_worker.cache import default_cache_dir
 from roost_worker.config import DTYPES
-from roost_worker.convert.dummy import write_dummy
 from roost_worker.convert.errors import ConvertError
 from roost_worker.convert.fetch import fetch
 from roost_worker.convert.layout import (
@@ -70,6 +69,12 @@ class ModelStore:
                 return self._write_dummy(parsed, dtype)
             return self._lookup(_source_key(parsed, dtype), parsed, dtype)
 
+    def is_at_hand(self, source: str, dtype: str) -> bool:
+        """Whether `prepare` returns at once, with nothing to fetch or to convert. Raise ConvertError as `prepare`."""
+        parsed = _parse(source, dtype)
+        with self._errors_named(source):
+            return parsed.scheme == "dummy" or self._lookup(_source_key(parsed, dtype), parsed, dtype) is not None
+
     @contextmanager
     def _errors_named(self, source: str) -> Iterator[None]:
         """Raise ConvertError where a file cannot be read or written."""
@@ -85,6 +90,8 @@ class ModelStore:
 
     def _write_dummy(self, source: Source, dtype: str) -> PreparedModel:
         # Every time, since it takes milliseconds and an index would keep a dummy of an earlier version of this code.
+        from roost_worker.convert.dummy import write_dummy  # here, since it imports numpy, which no other model needs
+
         with scratch_folder(self.models) as scratch:
             write_dummy(source.name, dtype, scratch)
             return publish(scratch, self.models, str(source), "", dtype)

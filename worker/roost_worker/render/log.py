@@ -11,8 +11,8 @@ from roost_worker.render.dates import UNDATED
 from roost_worker.render.errors import RenderError
 from roost_worker.render.formats import Thinking, Turn, TurnFormat, WrittenCall
 from roost_worker.render.messages import Message, Tool, ToolCall, message_of
+from roost_worker.render.pieces import Piece
 from roost_worker.render.renderer import Renderer
-from roost_worker.render.sandbox import Piece
 
 _NOT_ENDED = -1
 """Last token of a log that does not end with the end of a turn."""

@@ -13,7 +13,8 @@ from typing import Any
 
 from roost_worker.render.errors import RenderError
 from roost_worker.render.messages import Message, Tool, ToolCall, template_message, template_tools
-from roost_worker.render.sandbox import ChatTemplate, Piece
+from roost_worker.render.pieces import Piece
+from roost_worker.render.sandbox import ChatTemplate
 
 _SYSTEM = Message("system", "probe-system")
 _USER = Message("user", "probe-user")

@@ -21,8 +21,9 @@ from roost_worker.render.messages import (
     template_tools,
     tool_of,
 )
+from roost_worker.render.pieces import Piece
 from roost_worker.render.probing import default_system, render_delta, shows_part, text_of
-from roost_worker.render.sandbox import ChatTemplate, Piece, Written
+from roost_worker.render.sandbox import ChatTemplate, Written
 from roost_worker.render.turns import Turns, choose_turns
 from roost_worker.render.vocabulary import Vocabulary
 

@@ -10,7 +10,6 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from copy import copy
-from dataclasses import dataclass
 from datetime import date
 from typing import Any, NoReturn, Self
 
@@ -22,20 +21,13 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from roost_worker.render.dates import UNDATED
 from roost_worker.render.errors import RenderError
+from roost_worker.render.pieces import Piece
 from roost_worker.render.placeholders import Placeholder
 
 _OPEN, _CLOSE = "\ue0f0", "\ue0f1"
 _SENTINEL = re.compile(f"{_OPEN}([0-9]+){_CLOSE}")
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_$.-]*")
 _STRUCTURE = frozenset({"role", "type"})
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A run of rendered text: content, or, if `content` is false, the template's own."""
-
-    text: str
-    content: bool
 
 
 class Written(str):

@@ -8,8 +8,9 @@ from roost_worker.render.errors import RenderError
 from roost_worker.render.formats import TurnFormat
 from roost_worker.render.formats.call_syntax import jinja_text
 from roost_worker.render.messages import Message, template_message
+from roost_worker.render.pieces import Piece
 from roost_worker.render.probing import Behaviour, after, probe, render_delta, text_of
-from roost_worker.render.sandbox import ChatTemplate, Piece
+from roost_worker.render.sandbox import ChatTemplate
 from roost_worker.render.vocabulary import Vocabulary
 
 _PROBE = [template_message(Message("system", "probe-system")), template_message(Message("user", "probe-user"))]

@@ -15,7 +15,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from roost_worker.render.errors import RenderError
-from roost_worker.render.sandbox import Piece
+from roost_worker.render.pieces import Piece
 from roost_worker.render.tokenizing import byte_characters, max_bytes_per_token, safe_cuts, slices
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")

@@ -10,7 +10,7 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -27,6 +27,8 @@ from roost_worker.seam.engine_loop import EngineLoop, Inbox, build_engine, start
 
 logger = logging.getLogger(__name__)
 
+RUNNER_MODULE = "roost_worker.model.runner"
+"""Where ranks find what they run; importing it, and torch with it, is most of their start."""
 EXIT_SHELL_GONE = 70
 EXIT_MESSAGE_UNREADABLE = 71
 
@@ -44,7 +46,7 @@ class RankArgs:
     authkey: bytes = field(repr=False)
     init_method: str | None = None
     """Where the ranks meet, in torch.distributed's form; None for a single rank."""
-    runner: str = "roost_worker.model.runner:build_runner"
+    runner: str = f"{RUNNER_MODULE}:build_runner"
     """`module:function` that builds the runner; the module's `follow` is the main loop of ranks 1 and up."""
 
 
@@ -124,6 +126,15 @@ class ShellLink:
             # Without this thread the rank would go on sending heartbeats, but read no more messages.
             logger.exception("a message of the shell cannot be read")
             os._exit(EXIT_MESSAGE_UNREADABLE)
+
+
+def import_ahead(modules: Sequence[str]) -> None:
+    """Import what a rank will need, while its arguments are not there yet."""
+    gc.disable()  # nothing of this is garbage, and looking for some would take a tenth of the time
+    for module in modules:
+        with suppress(Exception):  # the rank reports it when it needs the module
+            import_module(module)
+    gc.enable()
 
 
 def run_rank(args: RankArgs) -> None:

@@ -6,14 +6,11 @@ import pickle
 import subprocess
 import sys
 from contextlib import suppress
-from importlib import import_module
 
 from roost_worker.child_process import die_with_parent, spawn_module
-from roost_worker.seam.rank import RankArgs, run_rank
+from roost_worker.seam.rank import RUNNER_MODULE, RankArgs, import_ahead, run_rank
 
 REAP_SECONDS = 5.0
-RUNNER_MODULE = "roost_worker.model.runner"
-"""Where ranks find what they run; importing it, and torch with it, is most of their start."""
 
 
 class SubprocessRank:
@@ -79,9 +76,7 @@ def main() -> None:
     The program's arguments are the parent's pid and what to import until then.
     """
     die_with_parent(int(sys.argv[1]))
-    for module in sys.argv[2:]:
-        with suppress(Exception):  # the rank reports it when it needs the module
-            import_module(module)
+    import_ahead(sys.argv[2:])
     try:
         args: RankArgs = pickle.load(sys.stdin.buffer)
     except EOFError:  # the parent has ended, or needs no rank

@@ -12,8 +12,8 @@ from roost.contract.lease import counted_bytes, fewest_tokens
 from roost.v1 import worker_service_pb2 as pb
 from roost_worker.render.dates import day_of
 from roost_worker.render.errors import RenderError
+from roost_worker.render.pieces import Piece
 from roost_worker.render.renderer import Renderer
-from roost_worker.render.sandbox import Piece
 from roost_worker.server.refusals import invalid, step_too_long
 from roost_worker.server.requests import INLINE_BYTES, is_replay, rendered_bytes, replayed_prompt
 from roost_worker.server.stages import RENDERING, of_request

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.sdk.metrics import MeterProvider
@@ -30,6 +29,8 @@ class WorkerTelemetry:
         resource = Resource.create({"service.name": "roost-worker", "service.instance.id": worker_id})
         self._traces = tracer_provider or TracerProvider(resource=resource, shutdown_on_exit=False)
         if tracer_provider is None and os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
+            from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter  # slow to import
+
             self._traces.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
         self._registry = CollectorRegistry()
         reader = PrometheusMetricReader(registry=self._registry)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from roost_worker.render.sandbox import Piece
+from roost_worker.render.pieces import Piece
 
 
 class Call(Protocol):
