@@ -7,6 +7,7 @@ import argparse
 import asyncio
 import gc
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -25,7 +26,8 @@ def main() -> int:
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
         config = load_config(parser.parse_args().config)
-        spawner = SubprocessSpawner(ahead=config.model.tensor_parallel)
+        # No more than cores: a number of ranks that is a mistake should cost no more than its error.
+        spawner = SubprocessSpawner(ahead=min(config.model.tensor_parallel, os.cpu_count() or 1))
         # Here, because it takes a second, in which the ranks import torch.
         gc.disable()  # of what is imported nothing is garbage, and to look for some takes its time
         from roost_worker.server.process import serve

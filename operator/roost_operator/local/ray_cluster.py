@@ -25,7 +25,8 @@ from roost_worker.config import WorkerConfig
 OBJECT_STORE_BYTES = 80 * 1024 * 1024
 """Little more than Ray's smallest object store, since no tensor travels through it."""
 
-READY_SECONDS = 180.0
+READY_SECONDS = 600.0
+"""As without Ray (`workers.py`)."""
 START_TRIES = 3
 STOP_SECONDS = 30.0
 """How long Ray may take to stop after the drain."""

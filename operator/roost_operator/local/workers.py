@@ -10,7 +10,8 @@ from roost_operator.local.processes import Command
 from roost_operator.local.state_dir import StateDirectory
 from roost_worker.config import WorkerConfig
 
-READY_SECONDS = 120.0
+READY_SECONDS = 600.0
+"""A first start compiles the kernels, and reads gigabytes of weights; one that fails ends by itself."""
 
 
 def worker_command(state: StateDirectory, number: int, config: WorkerConfig, threads: int) -> Command:
