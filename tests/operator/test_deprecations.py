@@ -67,6 +67,7 @@ async def test_roost_up_warns_before_anything_starts(tmp_path: Path, monkeypatch
     async def no_model(*_: object) -> None:
         raise ConvertError("no model is needed here")
 
+    monkeypatch.setattr(runner, "is_at_hand", lambda *_: False)
     monkeypatch.setattr(runner, "prepare_model", no_model)
     said: list[str] = []
     given, options = with_sessions(retention="Purge"), runner.StackOptions(tmp_path, port=0)

@@ -192,7 +192,7 @@ def test_a_bad_key_file_is_refused_before_anything_starts(tmp_path: Path) -> Non
         assert process.wait() == 1
         assert process.stderr is not None
         assert process.stderr.read().startswith("error: api_keys_file")
-    assert {path.name for path in tmp_path.iterdir()} == {"keys.yaml"}
+    assert {path.name for path in tmp_path.iterdir()} == {"cache", "keys.yaml"}, "there is a state directory"
 
 
 def test_a_signal_while_starting_leaves_nothing(tmp_path: Path) -> None:
