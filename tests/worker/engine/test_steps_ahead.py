@@ -6,6 +6,8 @@ import pytest
 
 from engine_driver import Answer, EngineDriver
 from paged_fake_runner import COPYING
+from roost_worker.engine import drafting
+from roost_worker.engine.drafter import draw_cost
 from roost_worker.engine.messages import Cancel, EngineMessage, Evict, Finish, Hold, StopReason
 from roost_worker.engine.plan import DRAWN
 
@@ -137,6 +139,28 @@ def test_sequences_that_guess_are_not_begun_ahead() -> None:
     assert sum(ahead_of(driver)) == OUTPUT - 2
     for answer in (guessing, plain):
         assert answer.token_ids == driver.expected(answer.request)
+
+
+def test_what_guesses_may_lose_grows_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It grows with what each draw took, which depends on how many rows the draw's own batch had."""
+    rows: list[int] = []
+
+    def recorded(count: int) -> float:
+        rows.append(count)
+        return draw_cost(count)
+
+    monkeypatch.setattr(drafting, "draw_cost", recorded)
+    seen: list[list[int]] = []
+    for ahead in (False, True):
+        driver = driver_of(ahead=ahead, drafts=4)
+        for index in range(3):
+            driver.submit(f"r{index}", [*PROMPT, index], max_tokens=6 + 3 * index, prompt_lookup=False)
+        driver.run()
+        assert any(ahead_of(driver)) == ahead
+        seen.append(rows[:])
+        rows.clear()
+    assert seen[0] == seen[1]
+    assert set(seen[0]) == {1, 2, 3}
 
 
 def test_no_block_is_evicted_for_a_step_ahead() -> None:

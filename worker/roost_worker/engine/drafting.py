@@ -32,7 +32,7 @@ class Drafting:
         return self._most_tokens > 0
 
     def begin(self, rows: int) -> None:
-        """Begin a batch in which `rows` sequences decode. `draft` and `learn` are about this batch."""
+        """Note that `draft` and `learn` are now about a batch in which `rows` sequences decode."""
         self._rows = rows
 
     def draft(self, sequence: Sequence, room: int) -> tuple[int, ...]:

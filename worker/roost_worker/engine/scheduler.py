@@ -121,13 +121,16 @@ class Scheduler:
         return ScheduledBatch(plan, tuple(Row(sequence, 1, decode=True) for sequence in going))
 
     def observe(self, batch: ScheduledBatch, seconds: float) -> None:
-        """Learn from how long a batch took."""
-        prefilled = batch.prefilled_tokens
-        if prefilled > 0 and any(row.decode for row in batch.rows):
+        """Learn from how long a batch took. `learn` is about this batch then: one that was begun ahead has other rows
+        than the batch that was scheduled last."""
+        prefilled, decoding = batch.prefilled_tokens, sum(row.decode for row in batch.rows)
+        if decoding:
+            self._drafting.begin(decoding)
+        if prefilled > 0 and decoding:
             self._chunk_size.observe(prefilled, seconds)
 
     def learn(self, row: Row, right: int) -> None:
-        """Learn that `right` guesses about a row's sequence were drawn, too."""
+        """Learn that `right` guesses about a row's sequence, in the batch observed last, were drawn, too."""
         if row.decode:
             self._drafting.learn(row.sequence, len(row.draft), right)
 
