@@ -18,7 +18,6 @@ from roost_worker.engine.messages import (
     StopReason,
     Submit,
 )
-from roost_worker.engine.plan import DRAWN
 from roost_worker.engine.retention import RetentionPolicy
 
 
@@ -134,7 +133,7 @@ class EngineDriver:
     @property
     def steps_ahead(self) -> int:
         """How many plans were begun before the tokens of the one before were known."""
-        return sum(DRAWN in chunk.token_ids for plan in self.runner.plans for chunk in plan.chunks[:1])
+        return sum(chunk.awaits_draw for plan in self.runner.plans for chunk in plan.chunks[:1])
 
     def expected(self, request: Submit) -> list[int]:
         """What the request generates if it is let: the reference's output after the replayed part."""

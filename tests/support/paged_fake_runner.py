@@ -15,7 +15,7 @@ from pathlib import Path
 
 from roost_worker.config import WorkerConfig
 from roost_worker.engine.messages import SamplingParams
-from roost_worker.engine.plan import DRAWN, BatchPlan, BatchResult, Chunk, NewSlot, RunnerInfo, Sampled
+from roost_worker.engine.plan import BatchPlan, BatchResult, Chunk, NewSlot, RunnerInfo, Sampled
 
 VOCAB = 50
 EMPTY = -1
@@ -94,7 +94,7 @@ class PagedFakeRunner:
 
     def begin(self, plan: BatchPlan) -> "RunningStep | None":
         if not self._ahead or plan.copies or plan.new_slots or not all(map(self._is_plain, plan.chunks)):
-            assert not any(DRAWN in chunk.token_ids for chunk in plan.chunks), "a step ahead of none"
+            assert not any(chunk.awaits_draw for chunk in plan.chunks), "a step ahead of none"
             return None
         self.plans.append(plan)
         self.begun.append(RunningStep(self, plan))
@@ -125,9 +125,8 @@ class PagedFakeRunner:
 
     def _resolved(self, chunk: Chunk) -> Chunk:
         """The chunk with the token that its slot drew last, if it is to have that."""
-        return (
-            replace(chunk, token_ids=array("i", self.outputs[chunk.slot][-1:])) if DRAWN in chunk.token_ids else chunk
-        )
+        drawn = array("i", self.outputs[chunk.slot][-1:])
+        return replace(chunk, token_ids=drawn) if chunk.awaits_draw else chunk
 
     def _copy_all(self, plan: BatchPlan) -> tuple[bool, ...]:
         """Makes the plan's copies. A corrupted one fills its block with ids that no request has."""

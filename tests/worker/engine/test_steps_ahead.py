@@ -9,7 +9,6 @@ from paged_fake_runner import COPYING
 from roost_worker.engine import drafting
 from roost_worker.engine.drafter import draw_cost
 from roost_worker.engine.messages import Cancel, EngineMessage, Evict, Finish, Hold, StopReason
-from roost_worker.engine.plan import DRAWN
 
 PROMPT = [1, 2, 3, 4, 5, 6, 7]
 OUTPUT = 12
@@ -29,7 +28,7 @@ def generated(*, ahead: bool, sizes: dict[str, int] | None = None, **sampling: o
 
 def ahead_of(driver: EngineDriver) -> list[bool]:
     """Per plan: whether it was begun ahead."""
-    return [any(DRAWN in chunk.token_ids for chunk in plan.chunks) for plan in driver.runner.plans]
+    return [any(chunk.awaits_draw for chunk in plan.chunks) for plan in driver.runner.plans]
 
 
 def test_all_steps_but_the_first_are_begun_ahead() -> None:
@@ -75,7 +74,7 @@ def together(*, ahead: bool, messages: dict[int, EngineMessage], **sizes: int) -
 def test_sequences_leave_steps_one_by_one() -> None:
     (_, expected), (driver, answers) = together(ahead=False, messages={}), together(ahead=True, messages={})
     assert [answer.outputs for answer in answers] == [answer.outputs for answer in expected]
-    rows = [len(plan.chunks) for plan in driver.runner.plans if DRAWN in plan.chunks[0].token_ids]
+    rows = [len(plan.chunks) for plan in driver.runner.plans if plan.chunks[0].awaits_draw]
     assert set(rows) == {1, 2, 3}
     assert all(earlier >= later for earlier, later in pairwise(rows))
 
@@ -115,6 +114,17 @@ def test_a_request_that_waits_is_not_kept_waiting() -> None:
     driver.run()
     for answer in (first, second):
         assert answer.token_ids == driver.expected(answer.request)
+
+
+def test_steps_are_begun_ahead_while_what_waits_has_no_slot() -> None:
+    driver = driver_of(ahead=True, running=2)
+    answers = [driver.submit(f"r{most}", [*PROMPT, most], max_tokens=most) for most in (9, OUTPUT, 3)]
+    driver.run()
+    for answer in answers:
+        assert answer.token_ids == driver.expected(answer.request)
+    begun = [len(plan.new_slots) for plan in driver.runner.plans]
+    assert begun == [2, *[0] * 9, 1, *[0] * (len(begun) - 11)], "a step was under way when the first ended"
+    assert ahead_of(driver)[:10] == [False, False, *[True] * 8]
 
 
 @pytest.mark.parametrize("special", [{"grammar": "tokens:9"}, {"logprobs": 1}], ids=repr)

@@ -12,7 +12,7 @@ import torch
 import interpreted_kernels  # noqa: F401  before what imports the kernels
 from roost_worker.config import KernelChoice, KvDtype
 from roost_worker.engine.messages import SamplingParams
-from roost_worker.engine.plan import DRAWN, BatchPlan, Chunk
+from roost_worker.engine.plan import BatchPlan, Chunk
 from roost_worker.model.decode_sizes import MOST_ROWS, decode_sizes, padded_size
 from roost_worker.model.decode_steps import DecodeSteps
 from roost_worker.model.drawing import Draws
@@ -87,7 +87,7 @@ def test_steps_read_the_tokens_of_the_step_before_where_it_drew_them(
     draw = DecodeSteps.draw
 
     def counted(steps: DecodeSteps, chunks: Sequence[Chunk], draws: "Draws[np.ndarray]") -> torch.Tensor:
-        rows.append(sum(DRAWN in chunk.token_ids for chunk in chunks))
+        rows.append(sum(chunk.awaits_draw for chunk in chunks))
         return draw(steps, chunks, draws)
 
     monkeypatch.setattr(DecodeSteps, "draw", counted)

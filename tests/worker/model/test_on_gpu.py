@@ -13,7 +13,6 @@ import torch.distributed as dist
 from follower_rank import spawn_rank
 from roost_worker.convert.dummy import SPECS
 from roost_worker.engine.messages import SamplingParams
-from roost_worker.engine.plan import DRAWN
 from roost_worker.model.config import ModelConfigError
 from roost_worker.model.logits import truncate
 from roost_worker.model.runner import TorchRunner, build_runner
@@ -87,7 +86,7 @@ def test_steps_that_are_begun_ahead_draw_the_tokens_of_steps_that_wait(tmp_path:
         expected = outputs_of_an_engine(runner, PLAIN)
     with patch.object(TorchRunner, "begin", autospec=True, side_effect=TorchRunner.begin) as begin:
         assert outputs_of_an_engine(runner, PLAIN) == expected
-    assert any(DRAWN in chunk.token_ids for call in begin.call_args_list for chunk in call.args[1].chunks)
+    assert any(chunk.awaits_draw for call in begin.call_args_list for chunk in call.args[1].chunks)
 
 
 def test_the_nucleus_of_a_row_does_not_depend_on_other_rows() -> None:

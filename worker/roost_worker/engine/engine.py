@@ -121,7 +121,7 @@ class Engine:
     def handle(self, message: EngineMessage) -> None:
         """Handle one message. The answer comes from the next `iterate`; a message about an ended request gets none.
 
-        It may end a sequence that is in a step begun ahead, which is computed in vain then.
+        It may end a sequence that is in a step begun ahead, which is computed for nothing then.
         """
         self._dirty = True
         match message:
@@ -335,7 +335,7 @@ class Engine:
 
 
 def _goes_on(row: Row) -> bool:
-    """Return whether the row's sequence has not ended since its batch, a step ahead, was begun."""
+    """Return whether the row's sequence has not ended since its batch was begun."""
     return row.sequence.slot != NO_SLOT
 
 

@@ -41,6 +41,11 @@ class Chunk:
         """How many tokens are drawn at most."""
         return 1 + self.drafts if self.sample else 0
 
+    @property
+    def awaits_draw(self) -> bool:
+        """Whether its token is the one that the step before draws."""
+        return self.token_ids[0] == DRAWN
+
 
 @dataclass(frozen=True, slots=True)
 class NewSlot:
@@ -156,7 +161,8 @@ class Runner(Protocol):
     def begin(self, plan: BatchPlan) -> RunningBatch | None:
         """Begin a decode step without waiting for its tokens, so that the next can be begun with these as `DRAWN`.
 
-        Return None when that is not possible or would save nothing; the plan is for `run` then, unless it has `DRAWN`.
+        Return None when that is not possible or would save nothing. Then call `run` instead; a plan with `DRAWN` is
+        dropped.
         """
         ...
 

@@ -1,7 +1,7 @@
 """Runs a scheduler's batches on a runner, a decode step ahead where the runner can.
 
 The device computes step n + 1 while the tokens of step n are taken, sent and scheduled. Without that it waits for the
-host between any two steps. Source: asynchronous scheduling in vLLM and SGLang. Different: a step is begun ahead only
+host between any two steps. Source: asynchronous scheduling in vLLM and SGLang. Unlike there, a step is begun ahead only
 when all but its tokens is certain (`Scheduler.schedule_ahead`), and nothing is admitted, preempted, copied or given a
 slot before its tokens are taken, so that a batch under way never has to be undone.
 """

@@ -105,12 +105,15 @@ class Scheduler:
     def schedule_ahead(self, batch: ScheduledBatch, now: float) -> ScheduledBatch | None:
         """Return the decode step after `batch`, which is under way, or None if it is not certain what it will be.
 
-        It is, but for its tokens, when nothing waits, no sequence guesses, and free blocks are enough: then the step
-        has the sequences of `batch`, without those that `batch` ends by their length. One that ends with the token
-        drawn now is in it in vain: what is computed of it lies behind what is kept, as a wrong guess does.
+        All but its tokens is certain when nothing that waits has a slot to take, no sequence guesses, and there are
+        enough free blocks. Then the step has the sequences of `batch`, without those that `batch` ends by their length.
+        One that ends with the token drawn now is computed for nothing: its KV lies behind what is kept, as that of a
+        wrong guess does.
         """
         rows = [row for row in batch.rows if row.sequence.slot != NO_SLOT]
-        if self.waiting or len(rows) < len(self.running) or not all(map(self._draws_once, rows)):
+        if self.waiting and self._free_slots:
+            return None
+        if len(rows) < len(self.running) or not all(map(self._draws_once, rows)):
             return None
         going = [row.sequence for row in rows if row.sequence.tokens_left(self._context_tokens) > 1]
         if not going or sum(self._cache.missing_blocks(sequence, 1) for sequence in going) > self._cache.pool.free:
@@ -135,7 +138,7 @@ class Scheduler:
             self._drafting.learn(row.sequence, len(row.draft), right)
 
     def _draws_once(self, row: Row) -> bool:
-        """Return whether the row is a decoding sequence's last token, after which one more is drawn, and no guess."""
+        """Return whether the row computes just the last token of a decoding sequence, so that exactly one is drawn."""
         may_guess = self._drafting.guesses and row.sequence.request.sampling.prompt_lookup
         return row.decode and row.computed == row.sequence.missing_tokens == 1 and not may_guess
 

@@ -3,7 +3,7 @@
 All that varies from step to step is in tensors that stay where they are, so that a GPU records a step once, as a CUDA
 graph, and repeats it with one launch. (Launched one by one, the kernels of a small model wait for Python.) Without a
 GPU the same step is run as it is. A step draws its tokens, too, unless a draw depends on more than `Draws` says. They
-stay on the device, where the next step can read them before the host has (`DRAWN`).
+stay on the device, where the next step can read them before the host has (`Chunk.awaits_draw`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from roost_worker.engine.plan import DRAWN, Chunk
+from roost_worker.engine.plan import Chunk
 from roost_worker.model.attention_triton import TritonAttention
 from roost_worker.model.batch import BatchTensors
 from roost_worker.model.decode_sizes import decode_sizes, padded_size
@@ -58,7 +58,7 @@ class _Inputs(Generic[_Array]):
         return rows * (_COLUMNS + _TILE + blocks)
 
     def clear_behind(self, count: int) -> None:
-        """Set what the rows behind `count` read of themselves to 0."""
+        """Zero the inputs of the rows after the first `count`. `drawn_rows` are set, and block tables not read there."""
         for name in self.__slots__:
             if name not in ("drawn_rows", "tables"):
                 getattr(self, name)[count:] = 0
@@ -133,11 +133,9 @@ class _Step:
         starts = np.array([chunk.start for chunk in chunks])
         for row, chunk in enumerate(chunks):
             inputs.tables[row, : len(chunk.block_ids)] = chunk.block_ids  # what is left behind these is never read
-        token_ids = np.array([chunk.token_ids[0] for chunk in chunks])
+        inputs.token_ids[:count] = [0 if chunk.awaits_draw else chunk.token_ids[0] for chunk in chunks]
         inputs.drawn_rows[:] = _NOT_DRAWN
-        for row in np.flatnonzero(token_ids == DRAWN).tolist():
-            inputs.drawn_rows[row] = rows_of_slots[chunks[row].slot]
-        inputs.token_ids[:count] = np.maximum(token_ids, 0)
+        inputs.drawn_rows[:count] = [rows_of_slots[c.slot] if c.awaits_draw else _NOT_DRAWN for c in chunks]
         inputs.positions[:count] = starts
         inputs.kv_blocks[:count] = [chunk.block_ids[chunk.start // self._block_tokens] for chunk in chunks]
         inputs.kv_offsets[:count] = starts % self._block_tokens

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from roost_worker.engine.plan import HostCopy
 from roost_worker.model.config import ModelConfigError
+from roost_worker.model.device_time import timed_event
 from roost_worker.model.kv_cache import PagedKvCache
 
 
@@ -77,7 +78,7 @@ class HostKv:
     ) -> tuple[torch.cuda.Event, torch.cuda.Event]:
         """Begin with `copies` on a stream; return the events of their begin and end."""
         computing = torch.cuda.current_stream(self._cache.device)
-        begin, end = _timed_event(), _timed_event()
+        begin, end = timed_event(), timed_event()
         last_offload = max((number for number, copy in enumerate(copies, 1) if not copy.restore), default=0)
         stream.wait_stream(computing)
         with torch.cuda.stream(stream):
@@ -107,11 +108,6 @@ class HostKv:
         words = block.view(-1).view(torch.int64)
         # Integers have no dot product on a GPU. On a CPU it takes neither a temporary tensor nor several threads.
         return (words * self._weights).sum() if words.is_cuda else torch.dot(words, self._weights)
-
-
-def _timed_event() -> torch.cuda.Event:
-    event: torch.cuda.Event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # as above
-    return event
 
 
 def _host_memory(dimensions: tuple[int, ...], dtype: torch.dtype, *, pinned: bool) -> Tensor:

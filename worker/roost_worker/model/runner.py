@@ -7,6 +7,7 @@ import time
 from array import array
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,7 +36,7 @@ from roost_worker.model.linear import Linears
 from roost_worker.model.llama import BatchMetadata, Llama
 from roost_worker.model.loader import WEIGHTS_FILE, Weights
 from roost_worker.model.parallel import RankGroup
-from roost_worker.model.running_step import RunningStep, StepTimes
+from roost_worker.model.running_step import RunningStep
 from roost_worker.model.sampler import Sampler
 
 if TYPE_CHECKING:
@@ -94,7 +95,6 @@ class TorchRunner:
         self._group = group
         self._grammar = grammar
         self._sampler = sampler
-        self._times = StepTimes()
 
     @property
     def info(self) -> RunnerInfo:
@@ -133,13 +133,12 @@ class TorchRunner:
             return None
         if not plan.chunks or not all(chunk.sample for chunk in plan.chunks):
             return None
-        self._sampler.free(plan.freed_slots)
         draws = self._sampler.draws_of_step(plan.chunks)
         if draws is None:
             return None
-        begun = time.perf_counter()
-        tokens = steps.draw(plan.chunks, draws)
-        return RunningStep(plan.chunks, tokens, self._sampler.take_drawn, begun, self._times)
+        self._sampler.free(plan.freed_slots)
+        draw = partial(steps.draw, plan.chunks, draws)
+        return RunningStep(plan.chunks, draw, self._sampler.take_drawn, self._cache.tensor.device)
 
     def follow(self, plan: BatchPlan) -> None:
         """Run one plan of rank 0, on another rank. Raise RuntimeError when a rank is gone."""

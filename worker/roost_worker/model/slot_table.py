@@ -110,7 +110,7 @@ class SlotTable:
             self.columns.need[slot] = 0
 
     def record(self, slots: "np.ndarray", tokens: Tensor) -> None:
-        """Count one drawn token per slot; `tokens` [slots] on the table's device."""
+        """Count one drawn token per slot; `tokens` [slots], on the table's device if one of the slots has penalties."""
         self.columns.produced[slots] += 1
         counted = np.flatnonzero(self.columns.need[slots] & Need.PENALTIES)
         if counted.size:
