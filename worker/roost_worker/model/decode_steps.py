@@ -58,7 +58,7 @@ class _Inputs(Generic[_Array]):
         return rows * (_COLUMNS + _TILE + blocks)
 
     def clear_behind(self, count: int) -> None:
-        """Zero the inputs of the rows after the first `count`. `drawn_rows` are set, and block tables not read there."""
+        """Zero the inputs of the rows after the first `count`; `drawn_rows` are set, and block tables are not read."""
         for name in self.__slots__:
             if name not in ("drawn_rows", "tables"):
                 getattr(self, name)[count:] = 0
