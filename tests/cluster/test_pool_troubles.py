@@ -82,15 +82,21 @@ async def weights(world: World) -> AsyncIterator[Path]:
 async def told(world: World, reason: str) -> str:
     """Waits until the pool says so; returns its message."""
     begun = time.monotonic()
+    message = ""
 
     async def says() -> bool:
-        found = await world.conditions(NAME)
-        return (found.get("Ready"), found.get("Degraded")) == (f"False {reason}", f"True {reason}")
+        """Takes the message from the status that gives the reason: the next one may give another."""
+        nonlocal message
+        document = await world.get("agentpool", NAME)
+        conditions = (document.get("status") or {}).get("conditions", ())
+        present = [one for one in conditions if one["observedGeneration"] == document["metadata"]["generation"]]
+        message = next((one["message"] for one in present if one["type"] == "Ready"), "")
+        given = {one["type"]: (one["status"], one["reason"]) for one in present}
+        return (given.get("Ready"), given.get("Degraded")) == (("False", reason), ("True", reason))
 
     await until(f"the pool to tell of {reason}", says, TOLD_SECONDS)
     print(f"{time.monotonic() - begun:5.1f} s until {reason}")
-    conditions = (await world.get("agentpool", NAME))["status"]["conditions"]
-    return str(next(one["message"] for one in conditions if one["type"] == "Ready"))
+    return message
 
 
 async def serve_says(world: World) -> list[str]:
