@@ -323,6 +323,14 @@ def test_other_packages_add_functions_and_groups() -> None:
 
 
 @pytest.mark.usefixtures("entry_points")
+@pytest.mark.parametrize(("typo", "meant"), [("sesions", "sessions"), ("kyes", "keys"), ("gret", "greet")])
+def test_a_misspelt_command_is_answered_with_the_right_one(typo: str, meant: str) -> None:
+    result = CliRunner().invoke(app, [typo, "list"], env={"COLUMNS": "200"})
+    assert result.exit_code == 2
+    assert f"Did you mean '{meant}'" in result.output
+
+
+@pytest.mark.usefixtures("entry_points")
 def test_a_plugin_without_its_libraries_says_what_to_install() -> None:
     assert "pip install 'roost[local]'" in CliRunner().invoke(app, ["--help"]).stdout
     result = CliRunner().invoke(app, ["absent", "--any", "thing", "--help"])

@@ -1,6 +1,7 @@
 """Commands that are loaded when they are used: this package's, and those of other packages, their entry points."""
 
 from collections.abc import Callable
+from difflib import get_close_matches
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -39,6 +40,13 @@ class PluginGroup(TyperGroup):
         own = super().get_command(ctx, cmd_name)
         entry = _entries().get(cmd_name)
         return own if own is not None or entry is None else _load(entry)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Suggests a command for a misspelt one. `TyperGroup` knows only those that are loaded."""
+        names = self.list_commands(ctx)
+        if args[0] not in names and (near := get_close_matches(args[0], names)):
+            ctx.fail(f"No such command {args[0]!r}. Did you mean {', '.join(map(repr, near))}?")
+        return super().resolve_command(ctx, args)
 
 
 def _entries() -> dict[str, EntryPoint]:
