@@ -68,6 +68,17 @@ def _workers(fleet: Fleet, pool: str) -> list[str]:
     return [worker.worker_id for worker in fleet.workers.states(pool)]
 
 
+def test_a_pool_that_stays_without_workers_is_read_as_seldom_as_others() -> None:
+    search, usual = fleet_module.SEARCH_SECONDS, fleet_module.WATCH_SECONDS
+    assert [fleet_module.pause_seconds(age, searches=True) for age in (0.0, 59.0, 61.0, 1e6)] == [
+        search,
+        search,
+        usual,
+        usual,
+    ]
+    assert fleet_module.pause_seconds(1.0, searches=False) == usual > search
+
+
 async def test_the_first_worker_is_found_sooner_than_the_others(
     store: Store, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,10 +26,10 @@ def main() -> int:
     logging.getLogger("httpx").setLevel(logging.WARNING)
     try:
         config = load_config(parser.parse_args().config)
-        # No more than cores: a number of ranks that is a mistake should cost no more than its error.
+        # No more than cores: a mistaken number of ranks should cost no more than its error message.
         spawner = SubprocessSpawner(ahead=min(config.model.tensor_parallel, os.cpu_count() or 1))
-        # Here, because it takes a second, in which the ranks import torch.
-        gc.disable()  # of what is imported nothing is garbage, and to look for some takes its time
+        # Here, because it takes a second, during which the ranks import torch.
+        gc.disable()  # nothing that is imported is garbage, and looking for it takes time
         from roost_worker.server.process import serve
 
         gc.enable()

@@ -1,8 +1,9 @@
-"""What a gateway knows of pools and workers, read from the store twice a second, and how it reaches the workers."""
+"""What a gateway knows of pools and workers, read from the store again and again, and how it reaches the workers."""
 
 import asyncio
 import itertools
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
@@ -16,11 +17,19 @@ from roost_gateway.fleet.workers import Workers
 log = logging.getLogger(__name__)
 
 WATCH_SECONDS = 0.5
-WATCH_UNREADY_SECONDS = 0.1
-"""The same while the store answers, but no worker takes steps: callers wait for the first one."""
+SEARCH_SECONDS = 0.1
+"""The same while a new gateway has no worker that takes steps: callers wait for the first one."""
+LONGEST_SEARCH_SECONDS = 60.0
+"""Then it reads no faster than others: its pools may be suspended, or their workers may take long."""
 _LATE_SECONDS = 1.0
 """How long a reading waits for one part of the store; a part that is away may take several tries of 2 s each."""
 _DOCUMENT_TICKS = 4
+
+
+def pause_seconds(age: float, *, searches: bool) -> float:
+    """Return the time until the next reading. `age`: seconds since the first; `searches`: the store answers, but no
+    worker takes steps."""
+    return SEARCH_SECONDS if searches and age < LONGEST_SEARCH_SECONDS else WATCH_SECONDS
 
 
 class Fleet:
@@ -62,9 +71,10 @@ class Fleet:
         await self.clients.aclose()
 
     async def _watch(self) -> None:
-        tick = 0
+        tick, started = 0, time.monotonic()
         while True:
-            await asyncio.sleep(WATCH_UNREADY_SECONDS if self.store_answers and not self.ready else WATCH_SECONDS)
+            searches = self.store_answers and not self.ready
+            await asyncio.sleep(pause_seconds(time.monotonic() - started, searches=searches))
             tick += 1
             try:
                 await self.read(tick)

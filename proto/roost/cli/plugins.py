@@ -1,4 +1,4 @@
-"""Commands that are loaded when they are used: this package's, and those of other packages, their entry points."""
+"""Commands that are loaded when they are used: this package's own, and other packages' entry points."""
 
 from collections.abc import Callable
 from difflib import get_close_matches
@@ -23,7 +23,8 @@ OWN = {
         EntryPoint("keys", "roost.cli.keys:app", GROUP),
     )
 }
-"""Most of them import the SDK, and gRPC with it: `roost up` would start everything a fifth of a second later."""
+"""Most of them import the SDK, and gRPC with it: if they were imported first, `roost up` would start everything a fifth
+of a second later."""
 
 
 class PluginGroup(TyperGroup):

@@ -70,7 +70,7 @@ class ModelStore:
             return self._lookup(_source_key(parsed, dtype), parsed, dtype)
 
     def is_at_hand(self, source: str, dtype: str) -> bool:
-        """Whether `prepare` returns at once, with nothing to fetch or to convert. Raise ConvertError as `prepare`."""
+        """Whether `prepare` returns at once, with nothing to fetch or to convert. Raise ConvertError as it does."""
         parsed = _parse(source, dtype)
         with self._errors_named(source):
             return parsed.scheme == "dummy" or self._lookup(_source_key(parsed, dtype), parsed, dtype) is not None

@@ -129,8 +129,8 @@ class ShellLink:
 
 
 def import_ahead(modules: Sequence[str]) -> None:
-    """Import what a rank will need, while its arguments are not there yet."""
-    gc.disable()  # nothing of this is garbage, and looking for some would take a tenth of the time
+    """Import what a rank will need, before its arguments arrive."""
+    gc.disable()  # nothing that is imported is garbage, and looking for it would take a tenth of the time
     for module in modules:
         with suppress(Exception):  # the rank reports it when it needs the module
             import_module(module)
