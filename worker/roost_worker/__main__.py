@@ -5,7 +5,6 @@ The first line on stdout is JSON: `{"worker_id", "address", "metrics_port"}`. Th
 
 import argparse
 import asyncio
-import gc
 import logging
 import os
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path
 from roost_worker.convert.errors import ConvertError
 from roost_worker.render.errors import RenderError
 from roost_worker.seam.client import EngineStartError
+from roost_worker.seam.rank import import_ahead
 from roost_worker.seam.subprocess_spawner import SubprocessSpawner
 from roost_worker.server.config_file import load_config
 
@@ -29,10 +29,9 @@ def main() -> int:
         # No more than cores: a mistaken number of ranks should cost no more than its error message.
         spawner = SubprocessSpawner(ahead=min(config.model.tensor_parallel, os.cpu_count() or 1))
         # Here, because it takes a second, during which the ranks import torch.
-        gc.disable()  # nothing that is imported is garbage, and looking for it takes time
+        import_ahead(["roost_worker.server.process"])
         from roost_worker.server.process import serve
 
-        gc.enable()
         return asyncio.run(serve(config, spawner))
     except (OSError, ValueError, ConvertError, RenderError, EngineStartError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -129,10 +129,11 @@ class ShellLink:
 
 
 def import_ahead(modules: Sequence[str]) -> None:
-    """Import what a rank will need, before its arguments arrive."""
+    """Import modules before they are needed, without garbage collections. A module that cannot be imported is passed
+    over: the import where it is needed raises the error."""
     gc.disable()  # nothing that is imported is garbage, and looking for it would take a tenth of the time
     for module in modules:
-        with suppress(Exception):  # the rank reports it when it needs the module
+        with suppress(Exception):
             import_module(module)
     gc.enable()
 
