@@ -29,7 +29,7 @@ async def _goes_back(w: World) -> Agent:
 
 
 async def _deletes(w: World, session_id: str) -> None:
-    """Waits until the worker is told to erase a session, and checks that it is this one and no longer in the store."""
+    """Waits until the worker is told to erase the session `session_id`, and checks that the store has deleted it."""
     async with asyncio.timeout(LIMIT_SECONDS):
         await w.worker.until(lambda: w.worker.evictions)
     assert [(eviction.session_id, eviction.erased) for eviction in w.worker.evictions] == [(session_id, True)]

@@ -124,9 +124,9 @@ class TorchRunner:
 
     @torch.inference_mode()
     def begin(self, plan: BatchPlan) -> RunningStep | None:
-        """Begin a decode step of static shapes that draws its tokens itself, or return None if `plan` is none.
+        """Begin a decode step of static shapes that draws its own tokens. Return None if `plan` is anything else.
 
-        Several ranks begin none: only rank 0's device has the tokens that the next step would read.
+        With several ranks it always returns None: only rank 0's device has the tokens that the next step would read.
         """
         steps = self._steps_for(plan.chunks)
         if steps is None or self._group.world > 1 or plan.copies or plan.new_slots:

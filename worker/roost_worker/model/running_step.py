@@ -41,7 +41,7 @@ class RunningStep:
         self._seconds = time.perf_counter() - begun
 
     def result(self) -> BatchResult:
-        """Wait for the tokens. The seconds are the device's, whatever the host did meanwhile."""
+        """Wait for the tokens. The result's seconds are the time that the device computed, without the host's."""
         if self._events:
             begun, ended = self._events
             ended.synchronize()
