@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -103,6 +104,20 @@ def test_an_actor_that_died_while_it_waited_is_replaced(replica: Any) -> None:
     pid, rank, _ = ray.get(replica.spawn.remote(arguments(0)))
     assert rank == 0
     assert pid not in (first, second)
+
+
+def test_an_actor_that_ray_killed_for_its_memory_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Ray's memory monitor does so while a conversion fills the node; its error is no RayActorError.
+    def fail(answered: Any) -> None:
+        raise ray.exceptions.OutOfMemoryError("killed due to the node running low on memory")
+
+    created = iter([MagicMock(name="killed"), fresh := MagicMock(name="fresh")])
+    monkeypatch.setattr(ray, "wait", lambda calls, timeout: (calls, []))
+    monkeypatch.setattr(ray, "get", fail)
+    monkeypatch.setattr(ray_spawner, "get_current_placement_group", object)
+    monkeypatch.setattr(ray_spawner.RaySpawner, "_create", lambda spawner, rank: next(created))
+    ray_spawner.RaySpawner(RESOURCES, ahead=1).spawn(arguments(0))
+    fresh.run.remote.assert_called_once_with(arguments(0))
 
 
 def test_actors_that_became_no_rank_are_ended(replica: Any) -> None:

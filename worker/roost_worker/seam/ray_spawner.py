@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import RayError
 from ray.util.placement_group import get_current_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -111,6 +111,6 @@ def _lives(actor: Any) -> bool:
     answered, _ = ray.wait([actor.prepare.remote()], timeout=DEATH_SECONDS)
     try:
         ray.get(answered)
-    except RayActorError:
+    except RayError:  # not only RayActorError: that of an actor which Ray killed for its memory is none
         return False
     return True
