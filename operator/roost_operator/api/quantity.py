@@ -6,8 +6,9 @@ from decimal import ROUND_CEILING, Decimal
 _CPUS = re.compile(r"[0-9]+(\.[0-9]+)?|[0-9]+m")
 _POWERS = {"n": -3, "u": -2, "m": -1, "": 0, "k": 1, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5, "E": 6}
 _QUANTITY = re.compile(
-    r"(?P<number>[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?)(?P<suffix>[numkKMGTPE]|[KMGTPE]i|)", re.ASCII
+    r"(?P<number>[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?)(?P<suffix>[numkKMGTPE]|[KMGTPE]i|)", re.ASCII
 )
+_MOST = 2**63 - 1
 MEMORY = r"[0-9]+(\.[0-9]+)?([kKMGTPE]|[KMGTPE]i)?"
 
 AUTO = "auto"
@@ -34,13 +35,16 @@ def optional_memory_bytes(text: str) -> int:
 
 
 def byte_count(text: str) -> int:
-    """Bytes of any quantity that Kubernetes takes, rounded up. Raises ValueError for anything else."""
+    """Bytes of a quantity, rounded up, and at most 2^63 - 1, as Kubernetes has it.
+
+    Raises ValueError for what is none, and for one whose exponent has more than four digits.
+    """
     # Not by kubernetes.utils, whose import takes longer than all else that `roost up` does before its first process.
     parts = _QUANTITY.fullmatch(text)
     if parts is None:
         raise ValueError(f"{text!r} is not a quantity")
     value = Decimal(parts["number"]) * _factor(parts["suffix"])
-    return int(value.to_integral_value(ROUND_CEILING))
+    return int(min(value, Decimal(_MOST)).to_integral_value(ROUND_CEILING))
 
 
 def _factor(suffix: str) -> Decimal:
