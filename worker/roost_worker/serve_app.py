@@ -106,14 +106,14 @@ class WorkerReplica:
         _keep_handle_server_on_loopback()
         config = with_environment(config, os.environ)
         spawner = RaySpawner(resources.rank(), ahead=config.model.tensor_parallel)
-        # Here, because it takes a second, in which the ranks import torch.
-        from roost_worker.seam.process_engine import start_process_engine
-        from roost_worker.server.server import WorkerServer
-
-        async def start_engine(config: WorkerConfig, model_dir: Path) -> EngineClient:
-            return await start_process_engine(config, model_dir, spawner)
-
         try:
+            # Imported here, while the ranks import torch: the server's imports take a second.
+            from roost_worker.seam.process_engine import start_process_engine
+            from roost_worker.server.server import WorkerServer
+
+            async def start_engine(config: WorkerConfig, model_dir: Path) -> EngineClient:
+                return await start_process_engine(config, model_dir, spawner)
+
             self._server = WorkerServer(config, start_engine, on_fatal=_exit_soon)
             await self._server.start()
         except Exception:
