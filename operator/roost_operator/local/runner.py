@@ -156,7 +156,7 @@ class LocalStack:
 
     async def _publish(self, revision: str) -> None:
         """Wait for Redis, and let gateways find the pool there. Raises StackError."""
-        # Here, because the client of Redis takes a while to import, in which workers and Redis start.
+        # Imported here, while workers and Redis start: the client of Redis takes a while.
         from roost_operator.local.pool_store import PoolStore, PublishError
 
         redis = self.redis
