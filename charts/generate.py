@@ -85,9 +85,9 @@ def _labels(document: dict[str, Any]) -> list[dict[str, str]]:
 
 def find_helm() -> Path:
     """helm of `$ROOST_HELM`, of PATH, or built from the Go module at its pinned version."""
-    found = os.environ.get("ROOST_HELM") or shutil.which("helm")
-    if found:
-        return Path(found)
+    executable = os.environ.get("ROOST_HELM") or shutil.which("helm")
+    if executable:
+        return Path(executable)
     sys.path.insert(0, str(ROOT / "tests/cluster"))
     from roost_cluster.toolbox import Toolbox
 

@@ -30,7 +30,7 @@ def helm(cluster: Cluster, namespace: str) -> Helm:
 @pytest.mark.parametrize("file", VALUES, ids=lambda path: path.name if path else "defaults")
 def test_every_object_is_valid_to_the_api_server(cluster: Cluster, helm: Helm, namespace: str, file: Path) -> None:
     rendered = helm("template", "roost", str(CHART), *(("--values", str(file)) if file else ()))
-    objects = [found for found in yaml.safe_load_all(rendered) if found and found["kind"] not in OPTIONAL_KINDS]
+    objects = [each for each in yaml.safe_load_all(rendered) if each and each["kind"] not in OPTIONAL_KINDS]
     assert len(objects) > 12
     cluster.kubectl.apply(*objects, arguments=DRY_RUN)
 
@@ -41,6 +41,6 @@ def test_the_plain_manifest_is_current_and_valid(cluster: Cluster) -> None:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "")
     objects = list(yaml.safe_load_all((ROOT / "manifests/roost.yaml").read_text()))
-    for found in objects:
-        found["metadata"].pop("namespace", None)  # the namespace is among what is not made in a dry run
+    for each in objects:
+        each["metadata"].pop("namespace", None)  # the namespace is among what is not made in a dry run
     cluster.kubectl.apply(*objects, arguments=DRY_RUN)

@@ -34,10 +34,10 @@ MENDED_SECONDS = 30.0
 """A deletion is told by no watch: the resync sees it, within 10 s."""
 
 
-def essence(found: dict[str, Any]) -> Any:
+def essence(document: dict[str, Any]) -> Any:
     """An object without what the server counts, its status, and what is empty, which KubeRay writes and we do not."""
-    metadata = {key: value for key, value in found["metadata"].items() if key not in IGNORED}
-    return pruned({**{key: value for key, value in found.items() if key != "status"}, "metadata": metadata})
+    metadata = {key: value for key, value in document["metadata"].items() if key not in IGNORED}
+    return pruned({**{key: value for key, value in document.items() if key != "status"}, "metadata": metadata})
 
 
 def pruned(value: Any) -> Any:
@@ -54,9 +54,10 @@ async def test_deleted_and_edited_children_come_back(world: World, traffic: Traf
 
     async def wrong() -> list[str]:
         live = {name: await world.exists(name) and essence(await world.get(name)) for name in before}
-        missing = [name for name, found in live.items() if not found]
-        edited = [line for name, found in live.items() if found for line in difference(before[name], found, name)]
-        added = [line for name, found in live.items() if found for line in difference(found, before[name], name)]
+        missing = [name for name, document in live.items() if not document]
+        pairs = [(name, before[name], document) for name, document in live.items() if document]
+        edited = [line for name, old, new in pairs for line in difference(old, new, name)]
+        added = [line for name, old, new in pairs for line in difference(new, old, name)]
         return [*missing, *edited, *added]
 
     async with traffic.flowing():

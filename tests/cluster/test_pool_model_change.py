@@ -87,7 +87,7 @@ async def test_a_changed_model_takes_sessions_over_or_refuses_them(world: World)
         new = await turned(world, old)
         committed, migrated, worker = await until("the session to move", lambda: moved(session), START_SECONDS)
         assert (migrated.from_revision, migrated.to_revision, migrated.generation) == (old, new, 2)
-        assert worker in {one.worker_id for one in await world.workers() if one.revision == new}
+        assert worker in {each.worker_id for each in await world.workers() if each.revision == new}
         ended, after = await log_of(session, 1), await log_of(session)
         assert ended[:2] == before
         assert (committed.index, committed.head.generation, len(after)) == (len(ended), 2, len(ended) + 1)
@@ -99,12 +99,12 @@ async def test_a_changed_model_takes_sessions_over_or_refuses_them(world: World)
         bound, revision = await begun(client)
         await world.apply(changed({}, "Refuse", DRAIN_SECONDS))
         assert await turned(world, revision) == old
-        committed, told, worker = await say(bound, "Are you still there?")
-        assert (told, committed.head.generation) == ([], 1)
-        assert worker in {one.worker_id for one in await world.workers() if one.revision == revision}
+        committed, migrations, worker = await say(bound, "Are you still there?")
+        assert (migrations, committed.head.generation) == ([], 1)
+        assert worker in {each.worker_id for each in await world.workers() if each.revision == revision}
 
         async def gone() -> bool:
-            return all(one.revision != revision for one in await world.workers())
+            return all(each.revision != revision for each in await world.workers())
 
         await until("the old workers to go after the drain time", gone, START_SECONDS)
         with pytest.raises(errors.ModelRevisionMismatchError):

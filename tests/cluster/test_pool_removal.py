@@ -51,11 +51,11 @@ async def test_an_uninstall_leaves_what_the_notes_name(world: World) -> None:
     kinds = (
         "all,secret,configmap,pvc,sa,role,rolebinding,networkpolicy,pdb,hpa,lease,clusterrole,clusterrolebinding,crd"
     )
-    found = json.loads(await world.kubectl("get", kinds, "--output=json"))["items"]
+    objects = json.loads(await world.kubectl("get", kinds, "--output=json"))["items"]
     left = {
-        f"{one['kind']} {one['metadata']['name']}"
-        for one in found
-        if "roost" in one["metadata"]["name"] or one["metadata"].get("namespace") == NAMESPACE
+        f"{each['kind']} {each['metadata']['name']}"
+        for each in objects
+        if "roost" in each["metadata"]["name"] or each["metadata"].get("namespace") == NAMESPACE
     }
     cluster = {"ConfigMap kube-root-ca.crt", "ServiceAccount default", "PersistentVolumeClaim models"}
     named = {

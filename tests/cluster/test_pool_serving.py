@@ -98,8 +98,8 @@ async def test_sessions_step_hold_and_are_rebuilt(world: World, traffic: Traffic
 async def test_kubectl_shows_the_pool(world: World) -> None:
     async def row() -> dict[str, str]:
         head, line = (await world.kubectl("get", "ap")).splitlines()
-        found = dict(zip(head.split(), line.split(), strict=True))
-        return found if found["SESSIONS"] == "2" else {}  # they are counted at most every 15 s
+        columns = dict(zip(head.split(), line.split(), strict=True))
+        return columns if columns["SESSIONS"] == "2" else {}  # they are counted at most every 15 s
 
     shown = await until("sessions to be counted", row, 40)
     assert (shown["NAME"], shown["READY"], shown["WORKERS"]) == (manifests.NAME, "True", "1")

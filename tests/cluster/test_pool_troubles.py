@@ -35,7 +35,7 @@ TOLD_SECONDS = 30.0
 
 def pool(weights: Path, image: str | None = None) -> manifests.Manifest:
     """A pool with a store of its own, whose worker wants a GPU, and a model that is a folder of the node."""
-    made: manifests.Manifest = yaml.safe_load(SAMPLE.read_text())
+    document: manifests.Manifest = yaml.safe_load(SAMPLE.read_text())
     template = manifests.template()
     template["spec"]["volumes"].append({"name": "weights", "hostPath": {"path": str(weights), "type": "Directory"}})
     worker = template["spec"]["containers"][0]
@@ -43,11 +43,11 @@ def pool(weights: Path, image: str | None = None) -> manifests.Manifest:
     worker["resources"]["limits"][GPU] = "1"
     if image is not None:
         worker |= {"image": image, "imagePullPolicy": "IfNotPresent"}
-    made["metadata"]["name"] = NAME
-    made["spec"]["models"][0]["source"] = f"file://{WEIGHTS}/late"
-    made["spec"]["workers"]["template"] = template
-    made["spec"] |= {"store": {"urlSecretRef": {"name": SECRET}}, "sessions": {"onPoolDeletion": "Purge"}}
-    return made
+    document["metadata"]["name"] = NAME
+    document["spec"]["models"][0]["source"] = f"file://{WEIGHTS}/late"
+    document["spec"]["workers"]["template"] = template
+    document["spec"] |= {"store": {"urlSecretRef": {"name": SECRET}}, "sessions": {"onPoolDeletion": "Purge"}}
+    return document
 
 
 def secret(url: str) -> manifests.Manifest:
@@ -89,10 +89,11 @@ async def told(world: World, reason: str) -> str:
         nonlocal message
         document = await world.get("agentpool", NAME)
         conditions = (document.get("status") or {}).get("conditions", ())
-        present = [one for one in conditions if one["observedGeneration"] == document["metadata"]["generation"]]
-        message = next((one["message"] for one in present if one["type"] == "Ready"), "")
-        given = {one["type"]: (one["status"], one["reason"]) for one in present}
-        return (given.get("Ready"), given.get("Degraded")) == (("False", reason), ("True", reason))
+        generation = document["metadata"]["generation"]
+        present = {each["type"]: each for each in conditions if each["observedGeneration"] == generation}
+        message = present["Ready"]["message"] if "Ready" in present else ""
+        statuses = {kind: (each["status"], each["reason"]) for kind, each in present.items()}
+        return (statuses.get("Ready"), statuses.get("Degraded")) == (("False", reason), ("True", reason))
 
     await until(f"the pool to tell of {reason}", says, TOLD_SECONDS)
     print(f"{time.monotonic() - begun:5.1f} s until {reason}")
@@ -103,11 +104,11 @@ async def serve_says(world: World) -> list[str]:
     """What KubeRay's RayService says of deployments."""
     status = (await world.get("rayservice", NAME)).get("status") or {}
     parts = [status.get(part) or {} for part in ("pendingServiceStatus", "activeServiceStatus")]
-    applications = [one for part in parts for one in (part.get("applicationStatuses") or {}).values()]
+    applications = [status for part in parts for status in (part.get("applicationStatuses") or {}).values()]
     deployments: list[dict[str, Any]] = [
-        one for each in applications for one in (each.get("serveDeploymentStatuses") or {}).values()
+        status for application in applications for status in (application.get("serveDeploymentStatuses") or {}).values()
     ]
-    return [str(one.get("message") or "") for one in deployments]
+    return [str(deployment.get("message") or "") for deployment in deployments]
 
 
 async def test_each_trouble_is_told_in_time_and_forgotten_when_mended(
@@ -144,8 +145,8 @@ async def test_each_trouble_is_told_in_time_and_forgotten_when_mended(
     begun = time.monotonic()
     await world.ready(NAME)
     print(f"{time.monotonic() - begun:5.1f} s until AllWorkersReady")
-    found = await world.conditions(NAME)
-    assert (found["Available"], found["Degraded"]) == ("True WorkersReady", "False AsExpected")
+    conditions = await world.conditions(NAME)
+    assert (conditions["Available"], conditions["Degraded"]) == ("True WorkersReady", "False AsExpected")
     assert (await world.get("agentpool", NAME))["metadata"]["generation"] == changes
     async with await world.connect(pool=f"{NAMESPACE}/{NAME}") as client:
         session = await client.open(role="agent")

@@ -49,8 +49,8 @@ async def test_a_template_is_changed_in_place(world: World, traffic: Traffic) ->
 
 async def the_cluster(world: World) -> tuple[str, str]:
     """Name and uid of the pool's only RayCluster."""
-    (found,) = (await world.get("rayclusters"))["items"]
-    return found["metadata"]["name"], found["metadata"]["uid"]
+    (cluster,) = (await world.get("rayclusters"))["items"]
+    return cluster["metadata"]["name"], cluster["metadata"]["uid"]
 
 
 @pytest.mark.smoke
@@ -75,7 +75,7 @@ async def test_a_changed_template_replaces_the_workers(world: World, traffic: Tr
         await world.ready()
 
         async def makes_way() -> bool:
-            return all(one.draining for one in await world.workers() if one.worker_id == before.worker_id)
+            return all(worker.draining for worker in await world.workers() if worker.worker_id == before.worker_id)
 
         await until("the old worker to make way", makes_way, 30)
         await talk.say("And which was it?")

@@ -42,14 +42,14 @@ def chart_values() -> dict[str, Any]:
 
 def difference(defaults: dict[str, Any], values: dict[str, Any], path: str = "") -> list[str]:
     """Paths of `values` that are not as in `defaults`; volumes and mounts are named, not spelled out."""
-    found = []
+    paths = []
     for name, value in values.items():
         before, here = defaults.get(name), f"{path}.{name}".lstrip(".")
         if isinstance(value, dict) and isinstance(before, dict) and before:
-            found += difference(before, value, here)
+            paths += difference(before, value, here)
         elif value != before:
-            found.append(here if isinstance(value, list) else f"{here}: {value}")
-    return found
+            paths.append(here if isinstance(value, list) else f"{here}: {value}")
+    return paths
 
 
 def _resources(cpu: str, memory: str, limit: str) -> dict[str, Any]:

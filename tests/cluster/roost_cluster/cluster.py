@@ -55,9 +55,9 @@ def cluster_for_tests() -> Iterator[Cluster]:
 
 def existing_cluster(kubeconfig: Path) -> Cluster:
     """A cluster that somebody else runs; it must have KubeRay. Raises ClusterError."""
-    found = shutil.which("kubectl")
+    executable = shutil.which("kubectl")
     toolbox = Toolbox()
-    kubectl = Kubectl(Path(found) if found else toolbox.path("kubectl"), kubeconfig)
+    kubectl = Kubectl(Path(executable) if executable else toolbox.path("kubectl"), kubeconfig)
     if not kubectl.succeeds("get", "crd", "rayservices.ray.io"):
         raise ClusterError(f"KUBECONFIG={kubeconfig}: no answer, or KubeRay is not installed there")
     return Cluster(kubectl, toolbox)

@@ -58,11 +58,11 @@ def _kill_containers(layout: Layout) -> None:
 
 
 def _shims(layout: Layout) -> dict[int, str]:
-    found = {}
+    shims = {}
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit() and _is_shim(folder, layout) and (started := start_time(int(folder.name))):
-            found[int(folder.name)] = started
-    return found
+            shims[int(folder.name)] = started
+    return shims
 
 
 def _is_shim(folder: Path, layout: Layout) -> bool:

@@ -6,17 +6,17 @@ from collections.abc import Awaitable, Callable, Sized
 from typing import TypeVar
 
 POLL_SECONDS = 0.25
-Found = TypeVar("Found")
+Seen = TypeVar("Seen")
 
 
-async def until(what: str, look: Callable[[], Awaitable[Found]], seconds: float) -> Found:
+async def until(what: str, look: Callable[[], Awaitable[Seen]], seconds: float) -> Seen:
     """Looks until it sees something true, and returns it. Raises AssertionError naming `what` and what was seen."""
     end = time.monotonic() + seconds
     while True:
-        found = await look()
-        if found:
-            return found
-        assert time.monotonic() < end, f"waited {seconds:.0f} s for {what}; seen last: {found!r}"
+        seen = await look()
+        if seen:
+            return seen
+        assert time.monotonic() < end, f"waited {seconds:.0f} s for {what}; seen last: {seen!r}"
         await asyncio.sleep(POLL_SECONDS)
 
 

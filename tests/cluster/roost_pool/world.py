@@ -83,10 +83,11 @@ class World:
     async def conditions(self, name: str = manifests.NAME) -> dict[str, str]:
         """Type → status and reason, of the pool's present generation."""
         pool = await self.get("agentpool", name)
-        found = (pool.get("status") or {}).get("conditions") or ()
         generation = pool["metadata"]["generation"]
         return {
-            one["type"]: f"{one['status']} {one['reason']}" for one in found if one["observedGeneration"] == generation
+            condition["type"]: f"{condition['status']} {condition['reason']}"
+            for condition in (pool.get("status") or {}).get("conditions") or ()
+            if condition["observedGeneration"] == generation
         }
 
     async def ready(self, name: str = manifests.NAME, seconds: float = START_SECONDS) -> None:
@@ -102,8 +103,8 @@ class World:
             if (await self.conditions(name)).get("Ready") != "True AllWorkersReady":
                 return False
             status = (await self.get(f"agentpool/{name}"))["status"]
-            found = (await self.get("pods", f"--selector={status['selector']}"))["items"]
-            ready = [pod for pod in found if is_ready(pod) and "deletionTimestamp" not in pod["metadata"]]
+            pods = (await self.get("pods", f"--selector={status['selector']}"))["items"]
+            ready = [pod for pod in pods if is_ready(pod) and "deletionTimestamp" not in pod["metadata"]]
             workers = await self.workers(f"{self.namespace}/{name}")
             return len(ready) == len(workers) == int(status["workers"]["desired"])
 
@@ -112,13 +113,13 @@ class World:
     async def pods(self, component: str, *, alive: bool = True) -> list[Document]:
         """Pods of `gateway`, `operator` or `redis`, or of the pool's `head` or `worker`; without those that end."""
         label = "roost.dev/component" if component in ("head", "worker") else "app.kubernetes.io/component"
-        found = (await self.get("pods", f"--selector={label}={component}"))["items"]
-        return [pod for pod in found if not (alive and "deletionTimestamp" in pod["metadata"])]
+        pods = (await self.get("pods", f"--selector={label}={component}"))["items"]
+        return [pod for pod in pods if not (alive and "deletionTimestamp" in pod["metadata"])]
 
     async def pod(self, component: str) -> Document:
         """The only pod of a component."""
-        (found,) = await self.pods(component)
-        return found
+        (pod,) = await self.pods(component)
+        return pod
 
     async def kill(self, pod: Document) -> None:
         """Deletes a pod without the time to end well; it is gone when this returns."""
@@ -133,8 +134,8 @@ class World:
 
     async def drawn_secrets(self) -> dict[str, dict[str, str]]:
         """Names of the Secrets that the installation drew, and what is in them."""
-        found = (await self.get("secrets", "--selector=app.kubernetes.io/part-of=roost"))["items"]
-        return {secret["metadata"]["name"]: secret["data"] for secret in found}
+        secrets = (await self.get("secrets", "--selector=app.kubernetes.io/part-of=roost"))["items"]
+        return {secret["metadata"]["name"]: secret["data"] for secret in secrets}
 
     async def secret(self, name: str, key: str) -> str:
         return base64.b64decode((await self.get("secret", name))["data"][key]).decode()
@@ -165,9 +166,9 @@ class World:
 
     async def worker_pod(self, worker_id: str) -> Document:
         """The pod in which a worker runs."""
-        (address,) = {one.address for one in await self.workers() if one.worker_id == worker_id}
-        (found,) = [pod for pod in await self.pods("worker") if pod["status"].get("podIP") == address]
-        return found
+        (address,) = {worker.address for worker in await self.workers() if worker.worker_id == worker_id}
+        (pod,) = [pod for pod in await self.pods("worker") if pod["status"].get("podIP") == address]
+        return pod
 
     async def operator_metrics(self) -> dict[str, float]:
         """The operator's metrics, each summed over its labels."""
@@ -195,4 +196,5 @@ def _read(url: str) -> str:
 
 def is_ready(pod: Document) -> bool:
     """Whether a pod's probes succeed."""
-    return any(one["type"] == "Ready" and one["status"] == "True" for one in pod["status"].get("conditions") or ())
+    conditions = pod["status"].get("conditions") or ()
+    return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
