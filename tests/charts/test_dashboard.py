@@ -60,7 +60,7 @@ def of_a_worker() -> dict[str, set[str]]:
     telemetry.observe(shell)
     try:
         port = telemetry.serve("127.0.0.1", 0)
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as reply:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as reply:
             return samples(reply.read().decode())
     finally:
         telemetry.close()

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from gateway_driver import LIMIT_SECONDS, Rig, publish_pool, step_request
 from gateway_driver import POOL as POOL_OF_RIG
-from gateway_driver import Rig, publish_pool, step_request
 from null_script import Script
 from roost.contract.api_keys import hash_api_key
 from roost.store.entry import Reserved
@@ -101,7 +101,7 @@ async def test_a_step_that_is_cut_off_costs_what_its_worker_has_computed(rig: Ri
     step.cancel()
     await worker.until(lambda: bool(worker.cancels))
     with rig.redis.client() as client:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(LIMIT_SECONDS):
             while reservations(client, POOL_OF_RIG):
                 await caller.get(session.id)  # each question is a call, which lets the gateway go on
         counter = tenant_services(client, POOL_OF_RIG)["a"][0]

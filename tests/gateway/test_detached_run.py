@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway_driver import LIMIT_SECONDS
 from roost.contract.events import Delta, Event, Started, TextPart
 from roost.contract.heads import Head
 from roost.contract.messages import Message, MessageRole
@@ -156,7 +157,7 @@ async def test_a_step_is_left_when_its_client_wants_the_end() -> None:
     reading = asyncio.create_task(asyncio.Event().wait())
     attending = asyncio.create_task(run.attend(reading))  # type: ignore[arg-type]
     await store.cancel(run.step.name, ANYONE.tenant)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(LIMIT_SECONDS):
         await attending
     assert reading.cancelled()
     assert run.is_cancelled

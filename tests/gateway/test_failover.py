@@ -148,7 +148,7 @@ async def test_a_dead_worker_is_not_called_again_while_its_lease_lasts(rig: Rig)
     session = await caller.open()
     await worker.kill()
     with pytest.raises(grpc.aio.AioRpcError) as error:
-        await caller.step(step_request(session), timeout=3.0)
+        await caller.step(step_request(session), timeout=LIMIT_SECONDS)
     assert reason(error) is Reason.NO_WORKER
 
 

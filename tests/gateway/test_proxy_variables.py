@@ -6,6 +6,7 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from gateway_driver import LIMIT_SECONDS
 from roost.v1.worker_service_pb2 import HoldRequest
 from roost_gateway.fleet.worker_client import WorkerClients
 from roost_gateway.probe import probe
@@ -28,7 +29,7 @@ async def port(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[int]:
 async def test_workers_are_reached_without_the_proxy(port: int) -> None:
     clients = WorkerClients({})
     with pytest.raises(grpc.aio.AioRpcError) as refused:
-        await clients.channel(f"127.0.0.1:{port}").stub.Hold(HoldRequest(), timeout=10.0)
+        await clients.channel(f"127.0.0.1:{port}").stub.Hold(HoldRequest(), timeout=LIMIT_SECONDS)
     assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED  # said by the server
     await clients.aclose()
 

@@ -229,7 +229,7 @@ async def test_a_client_that_goes_during_begin_leaves_no_attempt(
         call = w.caller.call_step(step_request(session))
         await begun.wait()
         call.cancel()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(LIMIT_SECONDS):
             while len(w.gateway.life.steps):
                 await w.caller.get(session.id)  # each question is a call, which lets the gateway go on
             answer.set()
@@ -258,7 +258,7 @@ async def test_a_step_without_deadline_ends_all_the_same(redis_server: RedisServ
 
 
 async def _is_freed(w: World, session: pb.Session) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(LIMIT_SECONDS):
         await w.worker.until(lambda: w.worker.cancels == [session.id])
         while (await w.caller.get(session.id)).running_step_id:
             pass  # each question is a call, which lets the gateway go on

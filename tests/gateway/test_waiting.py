@@ -2,7 +2,7 @@
 
 import asyncio
 
-from gateway_driver import POOL, Rig, StepLog, publish_pool, step_request
+from gateway_driver import LIMIT_SECONDS, POOL, Rig, StepLog, publish_pool, step_request
 from null_script import Script
 from roost.store.keys import PoolKeys
 
@@ -62,7 +62,7 @@ async def test_only_the_first_of_a_gateway_waits_in_the_store(rig: Rig) -> None:
     await worker.until(lambda: len(worker.starts) == 3)
     waiting = [await rig.waiting(caller, step_request(session, "next")) for session in (low, high)]
     with rig.redis.client() as client:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(LIMIT_SECONDS):
             while [place[:2] for place in client.hvals(PoolKeys(POOL).waiters)] != [b"0:"]:
                 await caller.get(low.id)  # each question is a call, which lets the gateway go on
     worker.script.hang_after = None

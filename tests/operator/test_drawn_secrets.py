@@ -11,7 +11,7 @@ import pytest
 import redis
 from redis.exceptions import NoPermissionError
 
-from redis_servers import RedisServer
+from redis_servers import PATIENCE_SECONDS, RedisServer
 from roost.store import redis_store
 from roost.store.keys import PoolKeys
 from roost_gateway.front.credentials import Authenticator
@@ -78,7 +78,7 @@ async def test_a_gateway_keeps_sessions_and_judges_the_store(urls: dict[str, str
         await store.commit(commit_request(session.session_id, began.ref, "step-1"))
         assert (await store.get(session.session_id, "acme")).head.length == 5
         assert (await store.health()).durable
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             wakes = store.wakes(POOL)
             waiting = asyncio.ensure_future(anext(wakes))
             while not waiting.done():

@@ -15,7 +15,7 @@ from roost_operator.kubernetes.kinds import Kind
 from roost_operator.kubernetes.known_objects import Key, KnownObjects, index_entries
 from roost_operator.plan.names import COMPONENT_LABEL, POOL_LABEL
 
-WAIT = 30.0
+WAIT = 60.0
 
 
 def document(name: str, version: int, pool: str = "p") -> Document:

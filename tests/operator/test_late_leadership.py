@@ -18,7 +18,7 @@ from roost_operator.kubernetes.metrics import Metrics
 from roost_operator.kubernetes.settings import Settings
 from roost_operator.plan.names import POOL_LABEL
 
-WAIT = 30.0
+WAIT = 60.0
 ACCOUNT = {"namespace": "n", "name": "a", "resourceVersion": "1", "labels": {POOL_LABEL: "p"}}
 
 

@@ -209,7 +209,7 @@ def test_an_owner_that_is_killed_takes_everything_along(tmp_path: Path) -> None:
         read_until(process, "is up")
         process.kill()
     remaining = [psutil.Process(pid) for pid in psutil.pids() if told_of(pid, tmp_path)]
-    assert psutil.wait_procs(remaining, timeout=30)[1] == []
+    assert psutil.wait_procs(remaining, timeout=60)[1] == []
 
 
 def told_of(pid: int, directory: Path) -> bool:

@@ -17,7 +17,7 @@ import yaml
 
 from api_server import ApiServer
 from built_binaries import kuberay_definitions
-from operator_process import OperatorProcess, Start, chart_rights, tail, until
+from operator_process import WAIT_SECONDS, OperatorProcess, Start, chart_rights, tail, until
 from played_cluster import PlayedCluster, create_pool
 from redis_servers import RedisServer
 from roost.fault_points import DIRECTORY_VARIABLE, OPERATOR_POINTS
@@ -278,7 +278,7 @@ async def test_owner_references_need_their_right(life: Life, api_server: ApiServ
 
 
 async def refused(api: Api, kind: Kind, child: Document) -> str:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(WAIT_SECONDS):
         while True:  # the API server takes a moment to hear of rights that changed
             try:
                 await api.apply(kind, child)
@@ -287,7 +287,7 @@ async def refused(api: Api, kind: Kind, child: Document) -> str:
 
 
 async def allowed(api: Api, kind: Kind, child: Document) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(WAIT_SECONDS):
         while True:
             with contextlib.suppress(ApiError):
                 await api.apply(kind, child)

@@ -23,7 +23,7 @@ from roost_operator.kubernetes import controller, handlers
 from roost_operator.kubernetes.metrics import Metrics, Result
 from roost_operator.kubernetes.reconciliations import Reconciliations
 
-WAIT = 30.0
+WAIT = 60.0
 
 
 async def until(holds: Callable[[], bool]) -> None:

@@ -195,7 +195,7 @@ def test_processes_die_with_their_supervisor(tmp_path: Path) -> None:
         assert parent.stdout is not None
         child = psutil.Process(int(parent.stdout.readline()))
         parent.kill()
-    _, alive = psutil.wait_procs([child], timeout=30)
+    _, alive = psutil.wait_procs([child], timeout=60)
     for process in alive:
         process.kill()
     assert not alive
@@ -207,7 +207,7 @@ def test_marked_processes_are_found_wherever_they_are() -> None:
     other = subprocess.Popen(["sleep", "600"], env={**os.environ, STACK_VARIABLE: "another"}, start_new_session=True)
     try:
         assert kill_stack(environment[STACK_VARIABLE]) == 1
-        assert detached.wait(timeout=30) == -signal.SIGKILL
+        assert detached.wait(timeout=60) == -signal.SIGKILL
         assert other.poll() is None
     finally:
         other.kill()

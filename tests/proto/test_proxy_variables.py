@@ -16,7 +16,7 @@ async def test_a_gateway_on_this_machine_is_reached_without_the_proxy(
     monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
     monkeypatch.setenv(variable, "http://127.0.0.1:9")
-    async with FakeGateway() as fake, await Client.connect(fake.targets, connect_timeout=10.0) as client:
+    async with FakeGateway() as fake, await Client.connect(fake.targets, connect_timeout=60.0) as client:
         assert (await client.open()).id.startswith("default/fake/")
 
 

@@ -26,7 +26,7 @@ from roost_operator.local.launcher import launched
 from roost_operator.local.redis import server_executable
 
 HOST = "127.0.0.1"
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 60.0
 """Timeout of a store whose test is not about timeouts: on a busy machine a test process may stand still for seconds."""
 DURABLE = {"appendonly": "yes", "appendfsync": "always", "maxmemory-policy": "noeviction", "save": ""}
 """What Roost wants of a store; `options` of a server go before."""
@@ -97,7 +97,7 @@ class RedisServer:
 
     def client(self) -> redis.Redis:
         """A synchronous client for a test's own questions; the caller closes it."""
-        return redis.Redis(host=HOST, port=self.port, retry=Retry(NoBackoff(), 0), socket_timeout=10)
+        return redis.Redis(host=HOST, port=self.port, retry=Retry(NoBackoff(), 0), socket_timeout=PATIENCE_SECONDS)
 
     def start(self) -> "RedisServer":
         """Starts and waits until the server answers. A first start that loses its port to somebody takes another."""

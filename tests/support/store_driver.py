@@ -11,6 +11,7 @@ from typing import Any
 import redis
 
 from leases import lease_of
+from redis_servers import PATIENCE_SECONDS
 from roost.contract import loghash, names
 from roost.contract.heads import AttemptRef, Head
 from roost.contract.lease import WorkerLease
@@ -312,10 +313,10 @@ async def wakes_of_releases(raw: Any, store: SessionStore, *places: Reservation)
     sent at the end, unless there were two."""
     with raw.pubsub() as pubsub:
         pubsub.subscribe(PoolKeys(POOL).wake)
-        assert pubsub.get_message(timeout=5)["type"] == "subscribe"
+        assert pubsub.get_message(timeout=PATIENCE_SECONDS)["type"] == "subscribe"
         for place in places:
             await store.release(place)
-        messages = [pubsub.get_message(timeout=5)["data"]]
+        messages = [pubsub.get_message(timeout=PATIENCE_SECONDS)["data"]]
         raw.publish(PoolKeys(POOL).wake, "the end")
-        messages.append(pubsub.get_message(timeout=5)["data"])
+        messages.append(pubsub.get_message(timeout=PATIENCE_SECONDS)["data"])
     return [read_wake(message) for message in messages]

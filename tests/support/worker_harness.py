@@ -36,7 +36,7 @@ SECRET = "pool-secret"
 POOL = "default/pool"
 SESSION = f"{POOL}/01hzzzzzzzzzzzzzzzzzzzzzzz"
 VOCABULARY = 264
-WAIT = 30.0
+WAIT = 60.0
 """Far more than anything here takes."""
 
 

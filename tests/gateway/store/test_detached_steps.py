@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from redis_servers import RedisServer
+from redis_servers import PATIENCE_SECONDS, RedisServer
 from roost.contract.events import (
     ArgumentsPart,
     CallPart,
@@ -240,7 +240,7 @@ async def test_a_forgotten_step_does_not_exist(store: SessionStore) -> None:
 
 async def test_a_report_wakes_those_who_wait_for_news(store: SessionStore, other: SessionStore) -> None:
     name = await begun(store)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         async for _ in other.detached.news(name):
             if await state_of(other, name) is DetachedState.IN_PROGRESS:
                 break

@@ -5,6 +5,7 @@ import contextlib
 
 import pytest
 
+from redis_servers import PATIENCE_SECONDS
 from roost.store.keys import PoolKeys
 from roost.store.records import Began, RenewItem
 from roost.store.rules import AGING_MS
@@ -219,7 +220,7 @@ async def test_a_release_is_announced_to_all_gateways(store, other, server, raw,
     began = await begun(store)
     pubsub = store._link.client.pubsub()
     await pubsub.subscribe(KEYS.wake)
-    await pubsub.get_message(timeout=5)
+    await pubsub.get_message(timeout=PATIENCE_SECONDS)
     if how == "grant":
         assert not await other.reserve(reservation(began, tokens=1000))
     await other.reserve(reservation(began))
@@ -229,7 +230,7 @@ async def test_a_release_is_announced_to_all_gateways(store, other, server, raw,
         await other.release(reservation(began))
     elif how == "commit":
         await other.commit(commit_request(began.descriptor.session_id, began.ref, "step-1"))
-    message = await pubsub.get_message(timeout=5)
+    message = await pubsub.get_message(timeout=PATIENCE_SECONDS)
     await pubsub.aclose()
     assert message["type"] == "message"
     released = Wake(worker_id="w1", reserved_tokens=0, reserved_attempts=0, live_tokens=0)
@@ -248,7 +249,7 @@ async def test_only_the_first_of_a_line_is_heard_when_it_leaves(store, raw):
 
 async def test_wakes_tick_even_when_nothing_is_released(store):
     async with contextlib.aclosing(store.wakes(POOL)) as wakes:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             await anext(wakes)
     assert store._wakes._tasks == {}
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from redis_servers import PATIENCE_SECONDS
 from roost.contract.heads import Head
 from roost.store.entry import Entry
 from roost.store.keys import PoolKeys
@@ -103,12 +104,12 @@ async def test_what_a_session_needed_is_given_back_and_announced(store, other, r
         await committed(store, raw, running)
     pubsub = raw.pubsub()
     pubsub.subscribe(KEYS.wake)
-    assert pubsub.get_message(timeout=5)["type"] == "subscribe"
+    assert pubsub.get_message(timeout=PATIENCE_SECONDS)["type"] == "subscribe"
     if how == "abort":
         await other.abort(session_id, running.ref)
     else:
         await getattr(other, how)(session_id, TENANT)
-    wake = read_wake(pubsub.get_message(timeout=5)["data"])
+    wake = read_wake(pubsub.get_message(timeout=PATIENCE_SECONDS)["data"])
     pubsub.close()
     assert (wake.worker_id, wake.live_tokens) == ("w1", 0)
     assert live_sessions(raw) == {}

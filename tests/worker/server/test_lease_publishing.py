@@ -14,6 +14,7 @@ from roost.contract.lease import WorkerLease
 from roost.store.keys import PoolKeys
 from roost.store.link import RedisLink
 from roost_worker.server.lease import LeasePublisher, changes
+from worker_harness import WAIT
 
 __all__ = ["fresh_redis", "redis_cluster", "redis_server", "shared_cluster", "shared_redis"]
 POOL = "default/pool"
@@ -221,7 +222,7 @@ async def test_the_loop_renews_until_closed(redis_server):
 
         worker.publisher._lease = third_lease
         loop = asyncio.create_task(worker.publisher.run())
-        await asyncio.wait_for(renewed.wait(), 30)
+        await asyncio.wait_for(renewed.wait(), WAIT)
         await worker.publisher.aclose()
         await loop
     with asking(redis_server) as client:
