@@ -16,20 +16,21 @@ from roost_worker.model.kv_cache import KvShape
 
 pytestmark = interpreted
 
-LENGTHS = (3, 20, 64, 65, 129)
+LENGTHS = (3, 5, 16, 17, 33)
 """At, before and after the edges of blocks, of tiles of keys and of segments."""
-BEFORE, NOW = (2, 0, 63, 40, 128), (1, 20, 1, 25, 1)
+BEFORE, NOW = (2, 0, 15, 10, 32), (1, 5, 1, 7, 1)
 """Decode rows, chunks from the start and behind a context."""
 
 
 @pytest.fixture(autouse=True)
-def short_segments(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that short contexts have several."""
-    monkeypatch.setattr(attention_triton, "SEGMENT_TOKENS", 64)
+def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that short contexts have several tiles of keys, of several blocks each, and several segments."""
+    for name in ("MOST_KEYS", "PREFILL_ROWS", "SEGMENT_TOKENS"):
+        monkeypatch.setattr(attention_triton, name, 16)
 
 
 def attended(
-    of: Layer, cuts: Sequence[Sequence[int]], *, plain: bool, block_tokens: int = 16, is_int8: bool = False
+    of: Layer, cuts: Sequence[Sequence[int]], *, plain: bool, block_tokens: int = 4, is_int8: bool = False
 ) -> list[Tensor]:
     """Each sequence's outputs of the last batch of `cuts`."""
 
@@ -42,7 +43,7 @@ def attended(
     return [driver.attend(*tokens) for tokens in cuts][-1]
 
 
-def assert_close(of: Layer, cuts: Sequence[Sequence[int]], block_tokens: int = 16, *, is_int8: bool = False) -> None:
+def assert_close(of: Layer, cuts: Sequence[Sequence[int]], block_tokens: int = 4, *, is_int8: bool = False) -> None:
     exact = attended(of.to(torch.float64), cuts, plain=True, block_tokens=block_tokens, is_int8=is_int8)
     outputs = attended(of, cuts, plain=False, block_tokens=block_tokens, is_int8=is_int8)
     for out, expected in zip(outputs, exact, strict=True):
@@ -69,46 +70,49 @@ def test_int8_does_not_hide_infinities_and_nans(side: int, number: float) -> Non
     assert out[5:].isnan().any(dim=1).all()
 
 
-@pytest.mark.parametrize("block_tokens", [32, 128])
+@pytest.mark.parametrize("block_tokens", [8, 32])
 def test_any_block_size(block_tokens: int) -> None:
-    assert_close(layer((150, 70), head_dim=16), [(99, 69), (51, 1)], block_tokens)
+    assert_close(layer((38, 18), head_dim=16), [(25, 17), (13, 1)], block_tokens)
 
 
 @pytest.mark.parametrize(
     "kwargs", [{"rotates": False}, {"norms": True}, {"scales": True}, {"norms": True, "scales": True, "head_dim": 10}]
 )
 def test_any_kind_of_heads(kwargs: dict[str, bool]) -> None:
-    assert_close(layer((40, 30), **kwargs), [(20, 29), (20, 1)])
+    assert_close(layer((10, 8), **kwargs), [(5, 7), (5, 1)])
 
 
 def test_bfloat16_is_stored_as_it_was_projected() -> None:
     """Triton's interpreter does not round to bfloat16, but cuts off, so that outputs are compared coarsely."""
-    of = layer((70, 40), torch.bfloat16)
-    exact = attended(of.to(torch.float64), [(69, 30), (1, 10)], plain=True)
-    for out, expected in zip(attended(of, [(69, 30), (1, 10)], plain=False), exact, strict=True):
+    of = layer((18, 10), torch.bfloat16)
+    exact = attended(of.to(torch.float64), [(17, 8), (1, 2)], plain=True)
+    for out, expected in zip(attended(of, [(17, 8), (1, 2)], plain=False), exact, strict=True):
         torch.testing.assert_close(out.double(), expected, atol=5e-2, rtol=5e-2)
 
 
 def test_decode_and_prefill_of_any_chunks_agree() -> None:
-    of = layer((40,), head_dim=16)
+    of = layer((20,), head_dim=16)
 
     def outputs(tokens: int) -> Tensor:
-        return AttentionDriver(
-            of, lambda shape, dtype: TritonAttention(shape, 6, dtype, CPU, 256), 16
-        ).attend_in_chunks(tokens)
+        return AttentionDriver(of, lambda shape, dtype: TritonAttention(shape, 6, dtype, CPU, 256), 4).attend_in_chunks(
+            tokens
+        )
 
-    for tokens in (1, 17):
-        torch.testing.assert_close(outputs(tokens), outputs(40), atol=1e-6, rtol=1e-6)
+    for tokens in (1, 9):
+        torch.testing.assert_close(outputs(tokens), outputs(20), atol=1e-6, rtol=1e-6)
 
 
 def test_segments_of_a_long_context_are_longer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention_triton, "SEGMENT_TOKENS", 16)
+    monkeypatch.setattr(attention_triton, "SEGMENT_TOKENS", 4)
     monkeypatch.setattr(attention_triton, "MOST_SEGMENTS", 3)
-    assert_close(layer((130, 49, 17), head_dim=16), [(129, 48, 16), (1, 1, 1)])
+    assert_close(layer((33, 13, 5), head_dim=16), [(32, 12, 4), (1, 1, 1)])
 
 
 @pytest.mark.parametrize(
     ("dims", "dtype", "keys"), [(128, torch.bfloat16, 64), (256, torch.bfloat16, 32), (128, torch.float32, 32)]
 )
-def test_tiles_of_keys_fit_shared_memory(dims: int, dtype: torch.dtype, keys: int) -> None:
+def test_tiles_of_keys_fit_shared_memory(
+    monkeypatch: pytest.MonkeyPatch, dims: int, dtype: torch.dtype, keys: int
+) -> None:
+    monkeypatch.undo()
     assert attention_triton.keys_of_tile(dims, dtype) == keys
