@@ -212,8 +212,10 @@ async def test_no_deadline_means_none() -> None:
     assert gateway.time_left == [None]
 
 
-async def test_leaving_the_loop_cancels_the_call() -> None:
-    async with ScriptedGateway([delta("a"), Hang()]) as gateway, session_on(gateway) as session:
+@pytest.mark.parametrize("deltas", [1, 60], ids=["that waits", "that sends"])
+async def test_leaving_the_loop_cancels_the_call(deltas: int) -> None:
+    script = [*(delta("a" * 1000, i) for i in range(deltas)), Hang()]
+    async with ScriptedGateway(script) as gateway, session_on(gateway) as session:
         async with session.step("hi") as events:
             async for _ in events:
                 break

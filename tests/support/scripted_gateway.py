@@ -116,7 +116,7 @@ class ScriptedGateway(SessionServiceServicer):
                     yield action
                 else:
                     await self._act(action, context)
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, GeneratorExit):  # the latter where a message was being written
             self.cancelled.set()
             raise
 
