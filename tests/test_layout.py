@@ -34,8 +34,8 @@ OURS = {"roost", "roost_gateway", "roost_operator", "roost_worker"}
 
 
 def sources() -> list[Path]:
-    found = [path for folder in (*FOLDERS, "tests") for path in (ROOT / folder).rglob("*.py")]
-    return [path for path in found if "_pb2" not in path.name]
+    paths = [path for folder in (*FOLDERS, "tests") for path in (ROOT / folder).rglob("*.py")]
+    return [path for path in paths if "_pb2" not in path.name]
 
 
 @pytest.mark.parametrize("folder", FOLDERS)

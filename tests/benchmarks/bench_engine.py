@@ -88,10 +88,10 @@ def _print_table(summary: dict[str, Any]) -> None:
 
 
 def _cells(text: str) -> list[Cell]:
-    found = [re.fullmatch(r"(\d+)x(\d+)\+(\d+)", part) for part in text.split(",")]
-    if not all(found):
+    matches = [re.fullmatch(r"(\d+)x(\d+)\+(\d+)", part) for part in text.split(",")]
+    if not all(matches):
         raise argparse.ArgumentTypeError(f"{text!r} must be cells like 8x512+128, with commas between")
-    cells = [Cell(*map(int, match.groups())) for match in found if match]
+    cells = [Cell(*map(int, match.groups())) for match in matches if match]
     most = CONTEXT - LEAD
     if any(cell.output < 2 or cell.prompt + cell.output > most or cell.batch > MAX_BATCH for cell in cells):
         raise argparse.ArgumentTypeError(

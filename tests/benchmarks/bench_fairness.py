@@ -127,10 +127,10 @@ def simulated(arm: Arm, seconds: float, seed: int) -> list[Ended]:
 def greatest_gap(steps: list[Ended]) -> int:
     """Return the greatest difference, over all intervals, of what the two tenants were given that always wait, as
     `waiting_share` shows."""
-    one, other = BACKLOGGED
+    first, other = BACKLOGGED
     lead = greatest = least = 0
     for step in steps:
-        lead += {one: step.service, other: -step.service}.get(step.tenant, 0)
+        lead += {first: step.service, other: -step.service}.get(step.tenant, 0)
         greatest, least = max(greatest, lead), min(least, lead)
     return greatest - least
 

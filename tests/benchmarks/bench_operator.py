@@ -57,14 +57,14 @@ class Requests:
 
     def new(self) -> Counter[str]:
         *lines, self._rest = (self._rest + self._file.read()).split("\n")
-        found: Counter[str] = Counter()
+        requests: Counter[str] = Counter()
         for line in lines:
             event = json.loads(line)
             if event["user"].get("username") == "operator" and event["stage"] == "ResponseComplete":
                 kind = (event.get("objectRef") or {}).get("resource", event["requestURI"])
                 if kind != "leases" and event["verb"] != "watch":
-                    found[f"{event['verb']} {kind}"] += 1
-        return found
+                    requests[f"{event['verb']} {kind}"] += 1
+        return requests
 
 
 class Bench:
@@ -88,8 +88,8 @@ class Bench:
         """All pools with this drain time."""
         document = yaml.safe_load((ROOT / "manifests/samples/pool-dummy.yaml").read_text())
         document["spec"]["workers"]["drainTimeoutSeconds"] = drain_seconds
-        made = ({**document, "metadata": {"name": name}} for name in self.names)
-        await each(made, lambda pool: create_pool(self.api, NAMESPACE, pool))
+        pools = ({**document, "metadata": {"name": name}} for name in self.names)
+        await each(pools, lambda pool: create_pool(self.api, NAMESPACE, pool))
 
     async def play(self) -> None:
         await each(self.names, lambda name: self.cluster.play(NAMESPACE, name))
@@ -141,7 +141,7 @@ def told(pool: Document) -> bool:
 
 def is_ready(pool: Document) -> bool:
     conditions = (pool.get("status") or {}).get("conditions") or ()
-    return any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
+    return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
 
 
 def is_observed(pool: Document) -> bool:
@@ -222,7 +222,7 @@ async def bench(pools: int, rounds: int, server: ApiServer, redis: RedisServer) 
             "pools": pools,
             "resync_seconds": RESYNC_SECONDS,
             "memory_mib": round(memory / 2**20, 1),
-            **{name: summary(found) for name, found in parts.items()},
+            **{name: summary(values) for name, values in parts.items()},
         }
     finally:
         if world.operator is not None:
@@ -234,9 +234,9 @@ async def bench(pools: int, rounds: int, server: ApiServer, redis: RedisServer) 
 def summary(rounds: list[dict[str, Any]]) -> dict[str, Any]:
     """Median and spread of each figure; requests by kind of the round in the middle."""
     numbers = [name for name, value in rounds[0].items() if isinstance(value, int | float)]
-    middle = statistics.median_low([one["requests"] for one in rounds])
-    kinds_ = next(one["by_kind"] for one in rounds if one["requests"] == middle)
-    return {**{name: spread([one[name] for one in rounds], 2) for name in numbers}, "by_kind": kinds_}
+    middle = statistics.median_low([figures["requests"] for figures in rounds])
+    kinds_ = next(figures["by_kind"] for figures in rounds if figures["requests"] == middle)
+    return {**{name: spread([figures[name] for figures in rounds], 2) for name in numbers}, "by_kind": kinds_}
 
 
 def prepare(server: ApiServer) -> None:

@@ -145,7 +145,7 @@ def _first_difference(expected: Sequence[int], drawn: Sequence[int]) -> int | No
         return None
     both = zip(expected, drawn, strict=False)
     shorter = min(len(expected), len(drawn))
-    return next((index for index, (one, other) in enumerate(both) if one != other), shorter)
+    return next((index for index, (token, other) in enumerate(both) if token != other), shorter)
 
 
 def judged_goals(parts: Mapping[str, Mapping[str, Any]], *, is_published: bool) -> list[dict[str, Any]]:

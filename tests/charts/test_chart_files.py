@@ -45,9 +45,9 @@ def plain_objects() -> list[dict[str, Any]]:
 def pod_specs() -> list[Any]:
     kinds = ("Deployment", "StatefulSet", "Job")
     return [
-        pytest.param(found["spec"]["template"]["spec"], id=f"{found['kind']}-{found['metadata']['name']}")
-        for found in plain_objects()
-        if found["kind"] in kinds
+        pytest.param(item["spec"]["template"]["spec"], id=f"{item['kind']}-{item['metadata']['name']}")
+        for item in plain_objects()
+        if item["kind"] in kinds
     ]
 
 
@@ -115,7 +115,7 @@ def test_pods_run_without_any_privilege(spec: dict[str, Any]) -> None:
 
 
 def test_the_plain_manifest_needs_nothing_of_helm_and_brings_its_namespace() -> None:
-    found = plain_objects()
-    assert [found[0]["kind"], found[1]["kind"]] == ["Namespace", "CustomResourceDefinition"]
-    assert "helm" not in "".join(yaml.safe_dump(item) for item in found if item["kind"] != "CustomResourceDefinition")
-    assert not [item for item in found if item["kind"] == "Secret"], "secrets are drawn in the cluster"
+    items = plain_objects()
+    assert [items[0]["kind"], items[1]["kind"]] == ["Namespace", "CustomResourceDefinition"]
+    assert "helm" not in "".join(yaml.safe_dump(item) for item in items if item["kind"] != "CustomResourceDefinition")
+    assert not [item for item in items if item["kind"] == "Secret"], "secrets are drawn in the cluster"

@@ -31,8 +31,12 @@ def redis(size: str, storage_class: str | None = None) -> dict[str, dict[str, An
     if storage_class:
         spec["storageClassName"] = storage_class
     claims = [{"metadata": {"name": "data"}, "spec": spec}]
-    found = {"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "roost-redis", "namespace": "here"}}
-    return {STATEFUL_SET: {**found, "spec": {"volumeClaimTemplates": claims}}}
+    stateful_set = {
+        "apiVersion": "apps/v1",
+        "kind": "StatefulSet",
+        "metadata": {"name": "roost-redis", "namespace": "here"},
+    }
+    return {STATEFUL_SET: {**stateful_set, "spec": {"volumeClaimTemplates": claims}}}
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ class Helm:
 
     def objects(self, *arguments: str) -> list[Manifest]:
         rendered = self("template", "roost", str(CHART), "--namespace", "here", *arguments)
-        return [found for found in yaml.safe_load_all(rendered) if found]
+        return [item for item in yaml.safe_load_all(rendered) if item]
 
 
 @pytest.fixture(scope="module")
@@ -47,13 +47,13 @@ def file_arguments(file: Path | None) -> tuple[str, ...]:
     return ("--values", str(file)) if file else ()
 
 
-def pod_spec(found: Manifest) -> Manifest:
-    spec: Manifest = found["spec"] if found["kind"] == "Pod" else found["spec"]["template"]["spec"]
+def pod_spec(item: Manifest) -> Manifest:
+    spec: Manifest = item["spec"] if item["kind"] == "Pod" else item["spec"]["template"]["spec"]
     return spec
 
 
 def named(objects: list[Manifest], kind: str, name: str) -> Manifest:
-    return next(one for one in objects if (one["kind"], one["metadata"]["name"]) == (kind, name))
+    return next(item for item in objects if (item["kind"], item["metadata"]["name"]) == (kind, name))
 
 
 @pytest.mark.parametrize("file", VALUES, ids=lambda path: path.name if path else "defaults")
@@ -64,13 +64,13 @@ def test_helm_finds_no_fault(helm: Helm, file: Path | None) -> None:
 @pytest.mark.parametrize("file", VALUES, ids=lambda path: path.name if path else "defaults")
 def test_every_pod_is_without_privilege_and_every_object_in_its_place(helm: Helm, file: Path | None) -> None:
     objects = helm.objects(*file_arguments(file))
-    keys = [(found["kind"], found["metadata"]["name"]) for found in objects]
+    keys = [(item["kind"], item["metadata"]["name"]) for item in objects]
     assert [key for key, times in Counter(keys).items() if times > 1] == []
-    for found in objects:
-        cluster_wide = found["kind"].startswith("ClusterRole") or found["kind"] == "CustomResourceDefinition"
-        assert found["metadata"].get("namespace") == (None if cluster_wide else "here"), found["metadata"]["name"]
-        assert found["metadata"]["labels"]["app.kubernetes.io/instance"] == "roost"
-    pods = [pod_spec(found) for found in objects if found["kind"] in PODS]
+    for item in objects:
+        cluster_wide = item["kind"].startswith("ClusterRole") or item["kind"] == "CustomResourceDefinition"
+        assert item["metadata"].get("namespace") == (None if cluster_wide else "here"), item["metadata"]["name"]
+        assert item["metadata"]["labels"]["app.kubernetes.io/instance"] == "roost"
+    pods = [pod_spec(item) for item in objects if item["kind"] in PODS]
     assert len(pods) >= 3
     for pod in pods:
         assert (pod["securityContext"]["runAsNonRoot"], pod["securityContext"]["runAsUser"]) == (True, 65532)
@@ -82,7 +82,7 @@ def test_every_pod_is_without_privilege_and_every_object_in_its_place(helm: Helm
 
 
 def test_the_defaults_make_everything_that_an_installation_needs(helm: Helm) -> None:
-    kinds = Counter(found["kind"] for found in helm.objects())
+    kinds = Counter(item["kind"] for item in helm.objects())
     wanted = {"Deployment": 2, "StatefulSet": 1, "Service": 3, "HorizontalPodAutoscaler": 1, "PodDisruptionBudget": 1}
     wanted |= {"NetworkPolicy": 3, "CustomResourceDefinition": 1, "Job": 2, "Pod": 1, "ConfigMap": 2}
     assert {kind: kinds[kind] for kind in wanted} == wanted
@@ -90,7 +90,7 @@ def test_the_defaults_make_everything_that_an_installation_needs(helm: Helm) -> 
 
 
 def test_everything_else_can_be_asked_for(helm: Helm) -> None:
-    kinds = Counter(found["kind"] for found in helm.objects("--values", str(CHART / "ci/everything-values.yaml")))
+    kinds = Counter(item["kind"] for item in helm.objects("--values", str(CHART / "ci/everything-values.yaml")))
     assert {kind: kinds[kind] for kind in ("GRPCRoute", "HTTPRoute", "PodMonitor", "Secret")} == {
         "GRPCRoute": 1,
         "HTTPRoute": 1,
@@ -103,16 +103,16 @@ def test_everything_else_can_be_asked_for(helm: Helm) -> None:
 def told(objects: list[Manifest]) -> Installation:
     """What the operator reads of its environment."""
     (container,) = pod_spec(named(objects, "Deployment", "roost-operator"))["containers"]
-    plain = {one["name"]: one["value"] for one in container["env"] if "value" in one}
+    plain = {variable["name"]: variable["value"] for variable in container["env"] if "value" in variable}
     return settings_from({**plain, "ROOST_NAMESPACE": "here", "ROOST_POOL_KEY": "k"}).installation
 
 
 def test_every_monitor_has_what_is_asked_for_those_of_pools_too(helm: Helm) -> None:
     interval = ("--set", "monitoring.podMonitors.interval=45s")
     objects = helm.objects("--values", str(CHART / "ci/everything-values.yaml"), *interval)
-    monitors = [one for one in objects if one["kind"] == "PodMonitor"]
-    assert [one["metadata"]["labels"]["release"] for one in monitors] == ["prometheus", "prometheus"]
-    assert {one["spec"]["podMetricsEndpoints"][0]["interval"] for one in monitors} == {"45s"}
+    monitors = [item for item in objects if item["kind"] == "PodMonitor"]
+    assert [monitor["metadata"]["labels"]["release"] for monitor in monitors] == ["prometheus", "prometheus"]
+    assert {monitor["spec"]["podMetricsEndpoints"][0]["interval"] for monitor in monitors} == {"45s"}
     pools = told(objects)
     assert (pools.pod_monitors, pools.pod_monitor_labels) == (True, (("release", "prometheus"),))
     assert pools.pod_monitor_interval == "45s"
@@ -139,7 +139,7 @@ def test_workers_are_told_the_labels_of_this_releases_gateways(helm: Helm) -> No
 def test_who_may_edit_or_view_a_namespace_may_its_pools(helm: Helm) -> None:
     mark = "rbac.authorization.k8s.io/aggregate-to-"
     verbs: dict[str, set[str]] = {}
-    for role in [one for one in helm.objects() if one["kind"] == "ClusterRole"]:
+    for role in [item for item in helm.objects() if item["kind"] == "ClusterRole"]:
         rules = [rule for rule in role["rules"] if rule["resources"][0] == "agentpools"]
         for level in [label.removeprefix(mark) for label in role["metadata"]["labels"] if label.startswith(mark)]:
             verbs.setdefault(level, set()).update(*(rule["verbs"] for rule in rules))
@@ -148,11 +148,11 @@ def test_who_may_edit_or_view_a_namespace_may_its_pools(helm: Helm) -> None:
 
 
 def test_redis_keeps_every_commit_on_its_volume_and_knows_users(helm: Helm) -> None:
-    found = {(one["kind"], one["metadata"]["name"]): one for one in helm.objects()}
-    configuration = found["ConfigMap", "roost-redis"]["data"]["redis.conf"].splitlines()
+    objects = {(item["kind"], item["metadata"]["name"]): item for item in helm.objects()}
+    configuration = objects["ConfigMap", "roost-redis"]["data"]["redis.conf"].splitlines()
     wanted = {"appendonly yes", "appendfsync always", "maxmemory-policy noeviction", "aclfile /etc/redis/users.acl"}
     assert wanted <= set(configuration)
-    redis = found["StatefulSet", "roost-redis"]["spec"]
+    redis = objects["StatefulSet", "roost-redis"]["spec"]
     assert redis["persistentVolumeClaimRetentionPolicy"] == {"whenDeleted": "Retain", "whenScaled": "Retain"}
     assert [claim["metadata"]["name"] for claim in redis["volumeClaimTemplates"]] == ["data"]
 
@@ -163,11 +163,11 @@ def test_keys_that_are_given_and_the_key_that_is_drawn_have_different_secrets(he
     job = pod_spec(named(drawn, "Job", "roost-secrets"))["containers"][0]["args"]
     assert "--api-keys=roost-api-keys" in job
     assert mounted_keys(drawn) == "roost-api-keys"
-    (secret,) = [one["metadata"]["name"] for one in given if one["kind"] == "Secret"]
-    assert secret not in [one["metadata"]["name"] for one in drawn]
+    (secret,) = [item["metadata"]["name"] for item in given if item["kind"] == "Secret"]
+    assert secret not in [item["metadata"]["name"] for item in drawn]
     assert mounted_keys(given) == secret != "roost-api-keys"
     both = helm.objects("--values", str(CHART / "ci/everything-values.yaml"), "--set", "apiKeys.existingSecret=mine")
-    assert (mounted_keys(both), [one for one in both if one["kind"] == "Secret"]) == ("mine", [])
+    assert (mounted_keys(both), [item for item in both if item["kind"] == "Secret"]) == ("mine", [])
 
 
 def mounted_keys(objects: list[Manifest]) -> str:
@@ -178,32 +178,38 @@ def mounted_keys(objects: list[Manifest]) -> str:
         for source in volume.get("projected", {}).get("sources", ())
         if "secret" in source
     ]
-    return next(str(one["name"]) for one in sources if one["items"][0]["key"] == "keys.yaml")
+    return next(str(source["name"]) for source in sources if source["items"][0]["key"] == "keys.yaml")
 
 
 def test_without_redis_its_urls_come_from_the_named_secret(helm: Helm) -> None:
     objects = helm.objects("--values", str(CHART / "ci/external-redis-values.yaml"))
-    assert [one["metadata"]["name"] for one in objects if one["metadata"]["name"].endswith("-redis")] == []
-    operator = next(one for one in objects if one["metadata"]["name"] == "roost-operator" and one["kind"] in PODS)
+    assert [item["metadata"]["name"] for item in objects if item["metadata"]["name"].endswith("-redis")] == []
+    operator = next(item for item in objects if item["metadata"]["name"] == "roost-operator" and item["kind"] in PODS)
     environment = pod_spec(operator)["containers"][0]["env"]
-    urls = [one["valueFrom"]["secretKeyRef"]["name"] for one in environment if one["name"].endswith("STORE_URL")]
+    urls = [
+        variable["valueFrom"]["secretKeyRef"]["name"]
+        for variable in environment
+        if variable["name"].endswith("STORE_URL")
+    ]
     assert urls
     assert set(urls) == {"my-redis"}
 
 
 def test_the_crd_is_updated_with_the_release_and_kept_when_it_goes(helm: Helm) -> None:
-    crd = next(one for one in helm.objects() if one["kind"] == "CustomResourceDefinition")
+    crd = next(item for item in helm.objects() if item["kind"] == "CustomResourceDefinition")
     assert crd["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
     assert not (CHART / "crds").exists(), "Helm never updates what is there"
 
 
 def test_gateways_are_found_one_by_one(helm: Helm) -> None:
-    service = next(one for one in helm.objects() if one["kind"] == "Service" and "gateway" in one["metadata"]["name"])
+    service = next(
+        item for item in helm.objects() if item["kind"] == "Service" and "gateway" in item["metadata"]["name"]
+    )
     assert service["spec"]["clusterIP"] == "None"
 
 
 def test_uninstalling_asks_for_pools_first(helm: Helm) -> None:
-    hooks = [one for one in helm.objects() if one["kind"] == "Job" and one["metadata"]["name"] == "roost-uninstall"]
+    hooks = [item for item in helm.objects() if item["kind"] == "Job" and item["metadata"]["name"] == "roost-uninstall"]
     assert [hook["metadata"]["annotations"]["helm.sh/hook"] for hook in hooks] == ["pre-delete"]
     keep = "helm rollback roost 1 --namespace here"
     assert pod_spec(hooks[0])["containers"][0]["args"] == ["refuse-pools", f"--keep={keep}"]
@@ -212,8 +218,8 @@ def test_uninstalling_asks_for_pools_first(helm: Helm) -> None:
 
 
 def test_what_a_failed_job_says_is_shown_by_helm(helm: Helm) -> None:
-    jobs = [one for one in helm.objects() if one["kind"] == "Job"]
-    assert {one["metadata"]["annotations"]["helm.sh/hook-output-log-policy"] for one in jobs} == {"hook-failed"}
+    jobs = [item for item in helm.objects() if item["kind"] == "Job"]
+    assert {job["metadata"]["annotations"]["helm.sh/hook-output-log-policy"] for job in jobs} == {"hook-failed"}
 
 
 def test_the_notes_give_the_next_three_commands_and_tell_of_missing_kuberay(helm: Helm) -> None:

@@ -28,11 +28,11 @@ LABELS = re.compile(r"by \(([a-z_, ]+)\)|\{([a-z_]+)=")
 
 def samples(text: str) -> dict[str, set[str]]:
     """Name of each sample of an exposition, with its labels."""
-    found: dict[str, set[str]] = {}
+    labels: dict[str, set[str]] = {}
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
-            found.setdefault(sample.name, set()).update(sample.labels)
-    return found
+            labels.setdefault(sample.name, set()).update(sample.labels)
+    return labels
 
 
 def exposed(registry: CollectorRegistry) -> dict[str, set[str]]:
@@ -47,9 +47,9 @@ def of_a_gateway() -> dict[str, set[str]]:
     with telemetry.call("Step", ()):
         telemetry.failover("w")
         telemetry.committed(StepFigures("m", 3, 2, 1, 0.1, 0.2, 0.3, 0))
-    found = exposed(telemetry.registry)
+    metrics = exposed(telemetry.registry)
     telemetry.close()
-    return found
+    return metrics
 
 
 def of_a_worker() -> dict[str, set[str]]:

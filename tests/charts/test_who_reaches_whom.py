@@ -23,15 +23,15 @@ OBJECTS: list[dict[str, Any]] = list(yaml.safe_load_all((ROOT / "manifests/roost
 
 
 def of_the_chart(name: str) -> Endpoint:
-    found = next(one for one in OBJECTS if one["metadata"]["name"] == name and "template" in one.get("spec", {}))
-    return Endpoint.of(SYSTEM, found["spec"]["template"])
+    workload = next(item for item in OBJECTS if item["metadata"]["name"] == name and "template" in item.get("spec", {}))
+    return Endpoint.of(SYSTEM, workload["spec"]["template"])
 
 
 def policies() -> list[dict[str, Any]]:
     """Of the chart, and of two pools in one namespace."""
-    chart = [one for one in OBJECTS if one["kind"] == "NetworkPolicy"]
+    chart = [item for item in OBJECTS if item["kind"] == "NetworkPolicy"]
     pools = [policy for pool in (POOL, OTHER) for policy in network_policies(pool, INSTALLATION)]
-    return [*chart, *({**one, "metadata": {**one["metadata"], "namespace": AGENTS}} for one in pools)]
+    return [*chart, *({**policy, "metadata": {**policy["metadata"], "namespace": AGENTS}} for policy in pools)]
 
 
 KUSTOMIZED = {"app.kubernetes.io/name": "kuberay", "app.kubernetes.io/component": "kuberay-operator"}
@@ -75,17 +75,17 @@ WHO = {
 @pytest.mark.parametrize(("server", "port"), WHO)
 def test_only_those_who_must_reach_a_port_do(server: str, port: int) -> None:
     known = policies()
-    found = {name for name, pod in PODS.items() if may_reach(known, pod, PODS[server], port)}
-    assert found == WHO[server, port]
+    admitted = {name for name, pod in PODS.items() if may_reach(known, pod, PODS[server], port)}
+    assert admitted == WHO[server, port]
 
 
 def test_workers_are_scraped_by_those_whom_the_installation_names() -> None:
     given = replace(
         INSTALLATION, scrapers=({"namespaceSelector": {}, "podSelector": {"matchLabels": {"app": "agent"}}},)
     )
-    known = [{**one, "metadata": {"namespace": AGENTS}} for one in network_policies(POOL, given)]
-    found = {name for name, pod in PODS.items() if may_reach(known, pod, PODS["worker"], METRICS)}
-    assert found == {"neighbour of the pool", "head", "worker"}
+    known = [{**policy, "metadata": {"namespace": AGENTS}} for policy in network_policies(POOL, given)]
+    admitted = {name for name, pod in PODS.items() if may_reach(known, pod, PODS["worker"], METRICS)}
+    assert admitted == {"neighbour of the pool", "head", "worker"}
 
 
 def test_every_pod_of_roost_has_a_policy() -> None:

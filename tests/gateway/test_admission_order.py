@@ -17,8 +17,8 @@ def ticket(tenant: str = "a", priority: int = 0, enqueued: float = 0.0, deadline
 
 def filled(*tickets: Ticket) -> AdmissionQueue:
     queue = AdmissionQueue()
-    for one in tickets:
-        queue.push(one, 0)
+    for ticket in tickets:
+        queue.push(ticket, 0)
     return queue
 
 
@@ -96,12 +96,12 @@ tickets = st.lists(
 @given(tickets, st.integers(1, 20))
 def test_the_queue_is_bounded_and_every_rejection_has_a_retry(asked: list[Ticket], limit: int) -> None:
     queue = AdmissionQueue()
-    for one in asked:
+    for ticket in asked:
         if len(queue) < limit:
-            queue.push(one, limit)
+            queue.push(ticket, limit)
         else:
             with pytest.raises(QueueFullError) as full:
-                queue.push(one, limit)
+                queue.push(ticket, limit)
             assert full.value.retry_seconds > 0
         assert len(queue) <= limit
 
@@ -121,8 +121,8 @@ def test_a_lower_class_never_overtakes_but_by_aging(asked: list[Ticket]) -> None
 def test_places_ahead_are_the_order(asked: list[Ticket], data: st.DataObject) -> None:
     queue = filled(*asked)
     if asked:
-        one = data.draw(st.sampled_from(asked))
-        assert sum(queue.ahead(one, 50.0)) == [id(other) for other in order(queue, 50.0)].index(id(one))
+        chosen = data.draw(st.sampled_from(asked))
+        assert sum(queue.ahead(chosen, 50.0)) == [id(other) for other in order(queue, 50.0)].index(id(chosen))
     newcomer = ticket(priority=6, enqueued=50.0)
     assert sum(queue.ahead(newcomer, 50.0)) == len(asked)
 

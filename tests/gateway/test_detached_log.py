@@ -48,7 +48,9 @@ def letters(parts: Sequence[Part]) -> list[Part]:
     return [
         each
         for part in parts
-        for each in ([part] if isinstance(part, CallPart) else [replace(part, text=one) for one in part.text])
+        for each in (
+            [part] if isinstance(part, CallPart) else [replace(part, text=character) for character in part.text]
+        )
     ]
 
 

@@ -142,8 +142,8 @@ async def outcome(front: Front) -> str:
     assert data is not None
     metrics = [metric for part in data.resource_metrics for scope in part.scope_metrics for metric in scope.metrics]
     points = next(metric for metric in metrics if metric.name == "roost.calls").data.data_points
-    (found,) = (point.attributes["outcome"] for point in points if point.attributes["method"] == PATH)
-    return str(found)
+    (outcome,) = (point.attributes["outcome"] for point in points if point.attributes["method"] == PATH)
+    return str(outcome)
 
 
 async def test_a_server_that_stops_lets_streams_end_and_closes_idle_connections(serve: Serve) -> None:

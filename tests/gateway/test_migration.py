@@ -66,13 +66,13 @@ async def listed(caller: Caller, session: pb.Session, generation: int) -> list[p
 async def test_a_session_moves_at_its_next_step_and_its_client_is_told(rig: Rig) -> None:
     old, _, session, head = await begun(rig, steps=2)
     new, caller = await turned(rig)
-    told: list[pb.StepMigrated] = []
+    notices: list[pb.StepMigrated] = []
     async for response in caller.call_step(step_request(session, "next", expected_head=head)):
         if response.HasField("migrated"):
-            told.append(response.migrated)
+            notices.append(response.migrated)
         else:
-            assert told, "the client is told before anything else"
-    (migrated,) = told
+            assert notices, "the client is told before anything else"
+    (migrated,) = notices
     assert (migrated.from_revision, migrated.to_revision, migrated.generation) == (OLD, NEW, 2)
     after = await caller.get(session.id)
     assert (after.generation, after.model_revision, after.steps, after.head.generation) == (2, NEW, 3, 2)

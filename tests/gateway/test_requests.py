@@ -34,24 +34,24 @@ async def test_the_only_pool_and_its_first_role_need_no_name(redis_server: Redis
 
 async def test_sessions_are_listed_in_pages_by_filters(redis_server: RedisServer) -> None:
     async with world(redis_server) as w:
-        made = [await w.caller.open(role=role) for role in ("coder", "critic", "coder", "critic", "coder")]
-        await w.caller.step(step_request(made[2]))
+        opened = [await w.caller.open(role=role) for role in ("coder", "critic", "coder", "critic", "coder")]
+        await w.caller.step(step_request(opened[2]))
         await w.worker.until(lambda: w.worker.commits)
         await w.worker.publish()
-        found: list[str] = []
+        listed: list[str] = []
         token = ""
         while True:
             page = await w.caller.stub.ListSessions(
                 pb.ListSessionsRequest(pool=POOL, page_size=2, page_token=token, role="coder")
             )
-            found += [session.id for session in page.sessions]
+            listed += [session.id for session in page.sessions]
             token = page.next_page_token
             if not token:
                 break
-        assert found == [made[0].id, made[2].id, made[4].id]
+        assert listed == [opened[0].id, opened[2].id, opened[4].id]
         hot = await w.caller.stub.ListSessions(pb.ListSessionsRequest(pool=POOL, tier=pb.TIER_HOT))
         assert [(session.id, session.worker, session.cached_tokens) for session in hot.sessions] == [
-            (made[2].id, "null-1", 12)
+            (opened[2].id, "null-1", 12)
         ]
         unknown = pb.ListSessionsRequest(pool=POOL, tier=99)  # type: ignore[arg-type]  # of a newer client
         assert not (await w.caller.stub.ListSessions(unknown)).sessions

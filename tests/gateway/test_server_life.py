@@ -31,7 +31,7 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 @pytest.mark.parametrize(
-    ("document", "told"),
+    ("document", "named"),
     [
         ({"listen": "0.0.0.0:7070"}, "api_keys_file"),
         ({"listen": "7070"}, "listen"),
@@ -48,10 +48,10 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
         (["a list"], "mapping"),
     ],
 )
-def test_a_bad_configuration_names_field_and_fix(tmp_path: Path, document: object, told: str) -> None:
+def test_a_bad_configuration_names_field_and_fix(tmp_path: Path, document: object, named: str) -> None:
     path = tmp_path / "gateway.json"
     path.write_text(json.dumps(document))
-    with pytest.raises(ConfigError, match=told):
+    with pytest.raises(ConfigError, match=named):
         GatewayServer(load_config(path))
 
 
@@ -216,5 +216,5 @@ def test_grpc_knows_the_settings_that_the_process_makes() -> None:
     """Another gRPC may drop them: then measure anew, and take them out."""
     code = "import roost_gateway.__main__, grpc; grpc.insecure_channel('127.0.0.1:1').close()"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(str(ROOT / part) for part in ("proto", "gateway"))}
-    told = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert "experiment" not in told.stderr.lower()
+    imported = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert "experiment" not in imported.stderr.lower()

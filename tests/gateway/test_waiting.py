@@ -11,16 +11,16 @@ ROOM_FOR_ONE = 600
 
 async def test_a_new_session_never_overtakes_a_waiting_continuation_of_another_gateway(rig: Rig) -> None:
     worker = await rig.worker(script=Script(capacity_tokens=ROOM_FOR_ONE))
-    one, two = rig.caller(await rig.gateway()), rig.caller(await rig.gateway())
-    old = await one.open()
-    await one.step(step_request(old, "first"))
+    first, second = rig.caller(await rig.gateway()), rig.caller(await rig.gateway())
+    old = await first.open()
+    await first.step(step_request(old, "first"))
     worker.script.hang_after = 1
-    running = rig.spawn(one.step(step_request(await one.open(), "running")))
+    running = rig.spawn(first.step(step_request(await first.open(), "running")))
     await worker.until(lambda: len(worker.starts) == 2)
-    new = await two.open()
+    new = await second.open()
     waiting = [
-        await rig.waiting(two, step_request(new, "new")),
-        await rig.waiting(one, step_request(old, "continuation")),
+        await rig.waiting(second, step_request(new, "new")),
+        await rig.waiting(first, step_request(old, "continuation")),
     ]
     worker.script.hang_after = None
     worker.resume_output.set()

@@ -38,17 +38,17 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 
 def test_it_is_nobody_with_no_rights(run: Run) -> None:
-    told = run("id -u; grep -E '^(CapBnd|CapEff|NoNewPrivs)' /proc/self/status; cat /proc/net/dev")
-    assert told.splitlines()[0] == "65532"
-    assert "CapEff:\t0000000000000000" in told
-    assert "CapBnd:\t0000000000000000" in told
-    assert "NoNewPrivs:\t1" in told
-    assert [line.split(":")[0].strip() for line in told.splitlines() if ": " in line and "\t" not in line] == ["lo"]
+    output = run("id -u; grep -E '^(CapBnd|CapEff|NoNewPrivs)' /proc/self/status; cat /proc/net/dev")
+    assert output.splitlines()[0] == "65532"
+    assert "CapEff:\t0000000000000000" in output
+    assert "CapBnd:\t0000000000000000" in output
+    assert "NoNewPrivs:\t1" in output
+    assert [line.split(":")[0].strip() for line in output.splitlines() if ": " in line and "\t" not in line] == ["lo"]
 
 
 def test_it_writes_nowhere_but_to_its_temporary_folder(run: Run) -> None:
-    told = run("for place in / /opt/roost /usr /etc /tmp; do (echo x >$place/x) 2>/dev/null && echo $place; done")
-    assert told.split() == ["/tmp"]
+    output = run("for place in / /opt/roost /usr /etc /tmp; do (echo x >$place/x) 2>/dev/null && echo $place; done")
+    assert output.split() == ["/tmp"]
     assert run("touch /x /opt/roost/x").count("Read-only file system") == 2, "not only for want of rights"
 
 

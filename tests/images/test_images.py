@@ -28,13 +28,13 @@ def locked(file: Path) -> dict[str, frozenset[str]]:
 
 @pytest.mark.parametrize("role", ROLES)
 def test_the_last_stage_is_small_and_not_root(role: str) -> None:
-    found = lines(role)
-    stages = [index for index, line in enumerate(found) if line.startswith("FROM ")]
+    dockerfile = lines(role)
+    stages = [index for index, line in enumerate(dockerfile) if line.startswith("FROM ")]
     assert len(stages) == 2
-    bases = [BASE.search(found[index]) for index in stages]
+    bases = [BASE.search(dockerfile[index]) for index in stages]
     # Only a worker compiles something: Python's own image that is not slim has a compiler.
     assert [bool(base and base[1]) for base in bases] == [True, role != "worker"]
-    last = found[stages[1] :]
+    last = dockerfile[stages[1] :]
     assert "USER 65532:65532" in last
     assert not [line for line in last if line.startswith("RUN ")], "what builds stays in the first stage"
     assert [line for line in last if line.startswith("COPY ")] == ["COPY --from=build /opt/roost /opt/roost"]

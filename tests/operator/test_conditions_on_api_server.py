@@ -25,7 +25,7 @@ async def test_each_fact_is_told_in_time_and_forgotten_when_mended(place: Place)
 async def test_kuberay_that_is_not_installed(place: Place, api_server: ApiServer) -> None:
     await place.pool("alone")
     await place.told("alone", "WorkersStarting", within=60)
-    api_server.kubectl("delete", *(f"crd/{one}.ray.io" for one in KUBERAY), "--timeout=60s")
+    api_server.kubectl("delete", *(f"crd/{plural}.ray.io" for plural in KUBERAY), "--timeout=60s")
     await place.told("alone", "KubeRayMissing")
     install_kuberay(api_server)
     await place.cluster("alone")

@@ -155,8 +155,8 @@ def test_the_first_api_key_opens_all_pools(tmp_path: Path) -> None:
     file.write_text(secret["keys.yaml"])
     caller = Authenticator(file).identify([("authorization", f"Bearer {secret['first-key']}")])
     assert (caller.tenant, caller.may_use("any/pool")) == ("default", True)
-    told = json.loads(secret["keys.yaml"])["keys"][0]
-    assert told["sha256"] == hashlib.sha256(secret["first-key"].encode()).hexdigest()
+    key = json.loads(secret["keys.yaml"])["keys"][0]
+    assert key["sha256"] == hashlib.sha256(secret["first-key"].encode()).hexdigest()
 
 
 def test_a_pool_key_is_what_was_drawn() -> None:

@@ -47,8 +47,8 @@ def test_urls(url: str, state: HeadState | None) -> None:
 
 
 def test_the_head_is_told_by_a_secret_of_its_own() -> None:
-    made = children(pool())
-    service, secret = made["RayService/p"], made["Secret/p-head"]
+    objects = children(pool())
+    service, secret = objects["RayService/p"], objects["Secret/p-head"]
     options = service["spec"]["rayClusterConfig"]["gcsFaultToleranceOptions"]
     reference = {"name": "p-head", "key": "ray-password"}
     assert options["redisAddress"] == "rediss://redis.roost:6380"
@@ -60,7 +60,7 @@ def test_the_head_is_told_by_a_secret_of_its_own() -> None:
     assert "p@ss" not in str(service)
     head = service["spec"]["rayClusterConfig"]["headGroupSpec"]["template"]["spec"]["containers"][0]
     assert {"name": "RAY_num_redis_request_retries", "value": "60"} in head["env"]
-    assert "ray-password" not in made["Secret/p-worker"]["data"]
+    assert "ray-password" not in objects["Secret/p-worker"]["data"]
 
 
 def test_clusters_of_an_upgrade_have_keys_of_their_own() -> None:
@@ -73,15 +73,15 @@ def test_clusters_of_an_upgrade_have_keys_of_their_own() -> None:
 
 
 def test_without_a_url_the_head_keeps_its_state_in_memory() -> None:
-    made = children(pool(), installation=INSTALLATION)
-    assert "Secret/p-head" not in made
-    assert "gcsFaultToleranceOptions" not in made["RayService/p"]["spec"]["rayClusterConfig"]
+    objects = children(pool(), installation=INSTALLATION)
+    assert "Secret/p-head" not in objects
+    assert "gcsFaultToleranceOptions" not in objects["RayService/p"]["spec"]["rayClusterConfig"]
 
 
 def test_a_pool_with_its_own_store_never_uses_that_of_the_installation() -> None:
     assert "Secret/p-head" not in children(with_own_store())
-    made = children(with_own_store(), own="redis://u:own@mine:6379")
-    assert made["RayService/p"]["spec"]["rayClusterConfig"]["gcsFaultToleranceOptions"]["redisAddress"] == (
+    objects = children(with_own_store(), own="redis://u:own@mine:6379")
+    assert objects["RayService/p"]["spec"]["rayClusterConfig"]["gcsFaultToleranceOptions"]["redisAddress"] == (
         "redis://mine:6379"
     )
 
@@ -93,8 +93,10 @@ def test_another_password_makes_new_pods() -> None:
     other = plan(pool(), KEPT, world.observed)
     rotated = plan(pool(), replace(KEPT, ray_store_url=URL.replace("p%40ss", "new")), world.observed)
     heads = [
-        next(one for one in made.apply if one["kind"] == "RayService")["spec"]["rayClusterConfig"]["headGroupSpec"]
-        for made in (other, rotated)
+        next(item for item in planned.apply if item["kind"] == "RayService")["spec"]["rayClusterConfig"][
+            "headGroupSpec"
+        ]
+        for planned in (other, rotated)
     ]
     assert heads[0] != heads[1]
 

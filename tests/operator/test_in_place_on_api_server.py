@@ -22,8 +22,8 @@ def workers(image: str) -> dict[str, Any]:
 async def group(place: Place) -> dict[str, Any]:
     cluster = await place.api.get(kinds.CLUSTER, place.namespace, "p-c")
     assert cluster is not None
-    found: dict[str, Any] = cluster["spec"]["workerGroupSpecs"][0]
-    return found
+    worker_group: dict[str, Any] = cluster["spec"]["workerGroupSpecs"][0]
+    return worker_group
 
 
 async def test_a_worker_drains_before_its_pod_goes(place: Place) -> None:
@@ -58,5 +58,5 @@ async def test_a_worker_drains_before_its_pod_goes(place: Place) -> None:
     await place.told("p", "AllWorkersReady")
     pods = await place.api.of_pool(kinds.POD, place.namespace, "p", names.WORKER)
     made_from = (await group(place))["template"]["metadata"]["annotations"][names.TEMPLATE]
-    assert [one["metadata"]["annotations"][names.TEMPLATE] for one in pods] == [made_from]
+    assert [pod["metadata"]["annotations"][names.TEMPLATE] for pod in pods] == [made_from]
     await store.aclose()

@@ -170,8 +170,8 @@ def read_until(process: "subprocess.Popen[str]", text: str) -> str:
 def test_up_serves_until_a_signal_and_leaves_nothing(tmp_path: Path) -> None:
     port = free_port("127.0.0.1")
     with up(tmp_path, "--port", str(port), "--gateways", "1") as process:
-        told = read_until(process, "is up")
-        assert f"127.0.0.1:{port}" in told
+        output = read_until(process, "is up")
+        assert f"127.0.0.1:{port}" in output
         second = subprocess.run(
             [sys.executable, "-c", "from roost.cli import main; main()", "up", "-f", str(SAMPLE)],
             env={**os.environ, "ROOST_STATE": str(tmp_path)},

@@ -88,10 +88,17 @@ class Life:
     async def everything(self) -> Any:
         """All that the operator makes, without what another run has to have otherwise."""
         pool = await self.api.get(kinds.POOL, self.namespace, NAME)
-        found = {kind.kind: [normal(one) for one in await self.api.select(kind, self.namespace)] for kind in CHILDREN}
+        children = {
+            kind.kind: [normal(item) for item in await self.api.select(kind, self.namespace)] for kind in CHILDREN
+        }
         pods = await self.api.select(kinds.POD, self.namespace)
         labels = sorted(json.dumps(pod["metadata"]["labels"], sort_keys=True) for pod in pods)
-        return {"pool": pool and normal(pool), **found, "pods": labels, "store": await asyncio.to_thread(self.stored)}
+        return {
+            "pool": pool and normal(pool),
+            **children,
+            "pods": labels,
+            "store": await asyncio.to_thread(self.stored),
+        }
 
     def stored(self) -> Any:
         prefix = f"roost:{{{self.namespace}/{NAME}}}"
@@ -105,7 +112,7 @@ class Life:
 
 def reason(pool: Document | None) -> str:
     conditions = ((pool or {}).get("status") or {}).get("conditions") or ()
-    return next((str(one["reason"]) for one in conditions if one["type"] == "Ready"), "")
+    return next((str(condition["reason"]) for condition in conditions if condition["type"] == "Ready"), "")
 
 
 def observed(pool: Document) -> bool:
@@ -117,12 +124,12 @@ def normal(document: Document) -> Document:
     metadata = {key: value for key, value in document["metadata"].items() if key not in CHANGED_BY_OTHERS}
     notes = {key: value for key, value in metadata.pop("annotations", {}).items() if key != names.APPLIED}
     text = json.dumps({**document, "metadata": {**metadata, "notes": notes}})
-    found: Document = json.loads(text, object_hook=_timeless)
-    return found
+    normalized: Document = json.loads(text, object_hook=_timeless)
+    return normalized
 
 
 def _timeless(value: dict[str, Any]) -> dict[str, Any]:
-    kept = {key: one for key, one in value.items() if key not in ("lastTransitionTime", "deletionTimestamp")}
+    kept = {key: field for key, field in value.items() if key not in ("lastTransitionTime", "deletionTimestamp")}
     if "workersToDelete" in kept:
         kept["workersToDelete"] = len(kept["workersToDelete"])
     return kept
@@ -142,7 +149,7 @@ async def life(api_server: ApiServer, redis_server: RedisServer, namespace: str)
 def used(events: list[dict[str, Any]]) -> set[tuple[str, str, str]]:
     """Group, resource and verb of what was called and allowed. An apply that makes an object needs the right to create
     it, too."""
-    found = set()
+    rights = set()
     for event in events:
         what = event.get("objectRef")
         if what is None:
@@ -151,8 +158,8 @@ def used(events: list[dict[str, Any]]) -> set[tuple[str, str, str]]:
         verbs = {event["verb"]}
         if event["verb"] == "patch" and event["responseStatus"].get("code") == 201:
             verbs.add("create")
-        found |= {(what.get("apiGroup", ""), resource, verb) for verb in verbs}
-    return found
+        rights |= {(what.get("apiGroup", ""), resource, verb) for verb in verbs}
+    return rights
 
 
 def changes(event: dict[str, Any], namespace: str) -> bool:
@@ -165,8 +172,8 @@ def changes(event: dict[str, Any], namespace: str) -> bool:
 def granted(namespace: str) -> set[tuple[str, str, str]]:
     return {
         (group, resource, verb)
-        for one in chart_rights("operator", namespace)
-        for rule in one.get("rules", ())
+        for role in chart_rights("operator", namespace)
+        for rule in role.get("rules", ())
         for group in rule["apiGroups"]
         for resource in rule["resources"]
         for verb in rule["verbs"]
@@ -192,7 +199,7 @@ async def test_a_killed_operator_converges_to_the_same_and_the_chart_grants_what
     operator.send(signal.SIGTERM)
     await until("the operator ends", lambda: operator.returncode() == 0, operator)
     events = api_server.requests("operator")[before:]
-    assert [one["requestURI"] for one in events if one["responseStatus"].get("code") in (401, 403)] == []
+    assert [event["requestURI"] for event in events if event["responseStatus"].get("code") in (401, 403)] == []
     calls = sum(changes(event, life.namespace) for event in events)
     assert granted(life.namespace) - used(events) == ASKED_BY_ADMISSION
     assert used(events) - granted(life.namespace) == set()
@@ -227,22 +234,22 @@ async def test_a_killed_operator_converges_to_the_same_and_the_chart_grants_what
 
 def told_twice(server: ApiServer, namespace: str) -> list[str]:
     """Events that say the same as the one before: no transition."""
-    found = json.loads(server.kubectl("get", "events", "-n", namespace, "-o", "json"))["items"]
-    ours = [one for one in found if one.get("reportingComponent") == names.FIELD_MANAGER]
-    ours.sort(key=lambda one: int(one["metadata"]["resourceVersion"]))
-    said = [(one["reason"], one["message"]) for one in ours]
+    events = json.loads(server.kubectl("get", "events", "-n", namespace, "-o", "json"))["items"]
+    ours = [event for event in events if event.get("reportingComponent") == names.FIELD_MANAGER]
+    ours.sort(key=lambda event: int(event["metadata"]["resourceVersion"]))
+    said = [(event["reason"], event["message"]) for event in ours]
     assert len(said) >= len(PHASES)
     assert Counter(reason for reason, _ in said)["AllWorkersReady"] >= 3
-    return [str(one) for one, before in zip(said[1:], said, strict=False) if one == before]
+    return [str(message) for message, before in zip(said[1:], said, strict=False) if message == before]
 
 
 async def test_owner_references_need_their_right(life: Life, api_server: ApiServer) -> None:
     """Without the one right that no request shows, children cannot be made where that admission plugin is on."""
     rights = chart_rights("operator", life.namespace)
-    for one in rights:
-        one["rules"] = [rule for rule in one.get("rules", ()) if rule["resources"] != ["agentpools/finalizers"]]
-        if not one["rules"]:
-            del one["rules"]
+    for role in rights:
+        role["rules"] = [rule for rule in role.get("rules", ()) if rule["resources"] != ["agentpools/finalizers"]]
+        if not role["rules"]:
+            del role["rules"]
     await create_pool(
         life.api, life.namespace, yaml.safe_load((ROOT / "manifests/samples/pool-dummy.yaml").read_text())
     )

@@ -32,8 +32,8 @@ def has_service(server: ApiServer, namespace: str) -> bool:
 
 def written_by(server: ApiServer, identity: str) -> list[dict[str, Any]]:
     """Requests by which this operator changed anything but the Lease."""
-    found = [event for event in server.requests("operator") if event["userAgent"] == f"roost-operator/{identity}"]
-    return [one for one in found if one["verb"] in MUTATING and one["objectRef"]["resource"] != "leases"]
+    sent = [event for event in server.requests("operator") if event["userAgent"] == f"roost-operator/{identity}"]
+    return [request for request in sent if request["verb"] in MUTATING and request["objectRef"]["resource"] != "leases"]
 
 
 async def test_one_leads_and_another_takes_over(
@@ -44,9 +44,13 @@ async def test_one_leads_and_another_takes_over(
     second = operators("second")
     api_server.kubectl("apply", "-n", namespace, "-f", str(SAMPLE))
     await until("the pool has a RayService", lambda: has_service(api_server, namespace), first, second)
-    for one, leads in ((first, 1.0), (second, 0.0)):
-        await until("it tells", lambda one=one, leads=leads: one.figures()["roost_operator_leader"] == leads, one)
-        assert json.loads(one.get(one.liveness, "/healthz")) == {"stuck": {}}
+    for operator, leads in ((first, 1.0), (second, 0.0)):
+        await until(
+            "it tells",
+            lambda operator=operator, leads=leads: operator.figures()["roost_operator_leader"] == leads,
+            operator,
+        )
+        assert json.loads(operator.get(operator.liveness, "/healthz")) == {"stuck": {}}
     first.kill()
     api_server.kubectl("delete", "-n", namespace, "rayservice/dummy", "--wait=false")
     await until("the second operator leads", lambda: holder() == "second", second)
@@ -90,9 +94,9 @@ async def test_an_unchanged_resync_of_many_pools_changes_nothing_and_asks_for_li
     """Twenty pools, two resyncs: no mutating request, and each pool's two Secrets are all that is read."""
     pools = [f"pool-{number:02}" for number in range(20)]
     text = SAMPLE.read_text()
-    made = "---\n".join(text.replace("name: dummy", f"name: {name}") for name in pools)
+    manifests = "---\n".join(text.replace("name: dummy", f"name: {name}") for name in pools)
     operator = operators("resync")
-    api_server.kubectl("apply", "-n", namespace, "-f", "-", stdin=made)
+    api_server.kubectl("apply", "-n", namespace, "-f", "-", stdin=manifests)
 
     def unchanged() -> float:
         return operator.figures()['roost_operator_reconcile_seconds_count{result="unchanged"}']
@@ -100,7 +104,10 @@ async def test_an_unchanged_resync_of_many_pools_changes_nothing_and_asks_for_li
     def all_told() -> bool:
         """What time alone changes, without KubeRay, has changed."""
         statuses = [pool.get("status") or {} for pool in json.loads(listed())["items"]]
-        silent = [any(one["reason"] == "KubeRaySilent" for one in status.get("conditions", ())) for status in statuses]
+        silent = [
+            any(condition["reason"] == "KubeRaySilent" for condition in status.get("conditions", ()))
+            for status in statuses
+        ]
         return len(statuses) == 20 and all(silent) and all("sessions" in status for status in statuses)
 
     def listed() -> str:
@@ -115,13 +122,15 @@ async def test_an_unchanged_resync_of_many_pools_changes_nothing_and_asks_for_li
     # Counted outside of the window in which requests are read, so that each request's reconciliation is among them.
     counted, before = unchanged(), len(api_server.requests("operator"))
     await until("two resyncs pass", lambda: unchanged() >= counted + 40, operator)
-    after = [one for one in api_server.requests("operator")[before:] if one["objectRef"]["resource"] != "leases"]
+    after = [
+        request for request in api_server.requests("operator")[before:] if request["objectRef"]["resource"] != "leases"
+    ]
     ended = int(unchanged() - counted)
-    assert [one["requestURI"] for one in after if one["verb"] in MUTATING] == []
-    kinds = [one["objectRef"]["resource"] for one in after if one["verb"] == "get"]
+    assert [request["requestURI"] for request in after if request["verb"] in MUTATING] == []
+    kinds = [request["objectRef"]["resource"] for request in after if request["verb"] == "get"]
     assert set(kinds) == {"secrets"}
     assert len(kinds) <= 2 * (ended + 20), "two reads for each reconciliation"
-    lists = [one["objectRef"]["resource"] for one in after if one["verb"] == "list"]
+    lists = [request["objectRef"]["resource"] for request in after if request["verb"] == "list"]
     assert lists.count("agentpools") == len(lists)
     # Resyncs that come before an earlier one has ended reconcile each pool only once for both lists.
     assert len(lists) <= ended / 2, "a list for each pool instead of one for all"
@@ -148,8 +157,10 @@ async def test_a_pool_that_changes_is_seen_at_once(operators: Start, api_server:
     operator = operators("listing", environment={"ROOST_RESYNC_SECONDS": "3600"})
 
     def listed() -> bool:
-        found = [one for one in api_server.requests("operator") if one["userAgent"] == "roost-operator/listing"]
-        return any(one["verb"] == "list" and one["objectRef"]["resource"] == "agentpools" for one in found)
+        sent = [
+            request for request in api_server.requests("operator") if request["userAgent"] == "roost-operator/listing"
+        ]
+        return any(request["verb"] == "list" and request["objectRef"]["resource"] == "agentpools" for request in sent)
 
     await until("pools were listed", listed, operator)
     api_server.kubectl("apply", "-n", namespace, "-f", str(SAMPLE))

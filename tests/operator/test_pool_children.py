@@ -35,9 +35,9 @@ def full() -> Observed:
 def test_what_is_no_longer_wanted_goes_and_nothing_else(suspend: bool) -> None:
     observed = full()
     assert plan(pool(suspend=suspend), FULL, observed).delete == ()
-    made = plan(pool(suspend=suspend), BARE, replace(observed, pod_monitors=False))
-    assert set(made.delete) == UNWANTED
-    assert {key for key in observed.children if key not in made.delete} == {
+    planned = plan(pool(suspend=suspend), BARE, replace(observed, pod_monitors=False))
+    assert set(planned.delete) == UNWANTED
+    assert {key for key in observed.children if key not in planned.delete} == {
         Reference("RayService", "p"),
         Reference("Secret", "p-worker"),
         Reference("ServiceAccount", "p-worker"),
@@ -49,8 +49,8 @@ def test_what_is_no_longer_wanted_goes_and_nothing_else(suspend: bool) -> None:
 def test_what_goes_already_is_not_deleted_again() -> None:
     observed = full()
     going = {
-        key: {**one, "metadata": {**one["metadata"], "deletionTimestamp": "now"}}
-        for key, one in observed.children.items()
+        key: {**child, "metadata": {**child["metadata"], "deletionTimestamp": "now"}}
+        for key, child in observed.children.items()
     }
     assert plan(pool(), BARE, replace(observed, children=going)).delete == ()
 
@@ -67,13 +67,15 @@ def test_the_heads_secret_stays_while_a_cluster_needs_it() -> None:
 
 def test_a_pool_that_cannot_be_run_keeps_what_it_has() -> None:
     observed = full()
-    made = plan(pool(), BARE, replace(observed, ray=replace(observed.ray, installed=False)))
-    assert (made.stage, made.delete) == (Stage.WAIT, ())
+    planned = plan(pool(), BARE, replace(observed, ray=replace(observed.ray, installed=False)))
+    assert (planned.stage, planned.delete) == (Stage.WAIT, ())
 
 
 def test_a_monitor_has_the_installations_interval_or_that_of_the_prometheus() -> None:
     every = replace(INSTALLATION, pod_monitor_interval="45s")
-    endpoints = [pod_monitor(pool(), one)["spec"]["podMetricsEndpoints"] for one in (every, INSTALLATION)]
+    endpoints = [
+        pod_monitor(pool(), installation)["spec"]["podMetricsEndpoints"] for installation in (every, INSTALLATION)
+    ]
     assert endpoints == [[{"port": "metrics", "interval": "45s"}], [{"port": "metrics"}]]
 
 
@@ -86,9 +88,9 @@ def test_a_monitor_has_the_installations_labels_under_our_own() -> None:
         (monitor,) = [child for child in applied if child["kind"] == "PodMonitor"]
         return dict(monitor["metadata"]["labels"])
 
-    made = plan(pool(), monitored, world.observed)
-    assert labels_of(made.apply) == {**names.labels(pool()), "release": "prometheus"}
-    world.do(made)
+    planned = plan(pool(), monitored, world.observed)
+    assert labels_of(planned.apply) == {**names.labels(pool()), "release": "prometheus"}
+    world.do(planned)
     assert [child for child in plan(pool(), monitored, world.observed).apply if child["kind"] == "PodMonitor"] == []
     bare = replace(monitored, pod_monitor_labels=())
     assert "release" not in labels_of(plan(pool(), bare, world.observed).apply), "one that is no longer wanted goes"

@@ -123,7 +123,7 @@ def test_a_condition_keeps_its_time_until_its_status_changes() -> None:
     first = conditions(Facts(1, 0), [], 1, 0.0)
     same = conditions(Facts(1, 0, image="x"), first, 2, 60.0)
     changed = conditions(Facts(1, 1), same, 2, 120.0)
-    times = [one[0]["lastTransitionTime"] for one in (first, same, changed)]
+    times = [status_conditions[0]["lastTransitionTime"] for status_conditions in (first, same, changed)]
     assert times == ["1970-01-01T00:00:00Z", "1970-01-01T00:00:00Z", "1970-01-01T00:02:00Z"]
 
 
@@ -187,7 +187,7 @@ def test_a_deletion_leaves_running_workers_alone_while_the_store_is_away() -> No
         assert (planned.stage, planned.delete, planned.drain) == (Stage.WAIT, (), frozenset()), waited
         assert planned.status["conditions"][0]["reason"] == "Deleting"
     late = plan(pool(2), INSTALLATION, replace(away, now=since + 41.0))
-    assert (late.stage, [one.kind for one in late.delete]) == (Stage.REMOVE, ["RayService"])
+    assert (late.stage, [child.kind for child in late.delete]) == (Stage.REMOVE, ["RayService"])
 
 
 def deleted(observed: Observed) -> Observed:

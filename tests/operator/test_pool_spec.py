@@ -324,12 +324,12 @@ def test_the_spec_takes_what_the_worker_takes(dtype: str, block_tokens: int) -> 
 
 
 def models_below(kind: type[BaseModel]) -> list[type[BaseModel]]:
-    found = [kind]
+    models = [kind]
     for name in kind.model_fields:
         for inner in [kind.model_fields[name].annotation, *getattr(kind.model_fields[name].annotation, "__args__", ())]:
             if isinstance(inner, type) and issubclass(inner, BaseModel):
-                found.extend(models_below(inner))
-    return found
+                models.extend(models_below(inner))
+    return models
 
 
 @pytest.mark.parametrize("kind", models_below(AgentPool), ids=lambda kind: kind.__name__)

@@ -19,9 +19,9 @@ KEYS = PoolKeys(POOL)
 
 @pytest.fixture
 async def store(redis_server: RedisServer) -> AsyncIterator[PoolStore]:
-    made = PoolStore(redis_server.url)
-    yield made
-    await made.aclose()
+    pool_store = PoolStore(redis_server.url)
+    yield pool_store
+    await pool_store.aclose()
 
 
 def workers(*names: str) -> tuple[Worker, ...]:

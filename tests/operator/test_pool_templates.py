@@ -47,9 +47,9 @@ def test_template_is_merged_into_workers_and_head() -> None:
 def test_templates_that_cannot_be_used(given: dict[str, Any], says: str) -> None:
     with pytest.raises(TemplateError, match=says):
         ray_service(pool(template=given), INSTALLATION, Size(1, 1), suspend=False)
-    made = plan(pool(template=given), INSTALLATION, observation(has_finalizer=True))
-    assert (made.stage, made.idle) == (Stage.WAIT, True)
-    assert made.status["conditions"][0]["reason"] == "InvalidTemplate"
+    planned = plan(pool(template=given), INSTALLATION, observation(has_finalizer=True))
+    assert (planned.stage, planned.idle) == (Stage.WAIT, True)
+    assert planned.status["conditions"][0]["reason"] == "InvalidTemplate"
 
 
 @pytest.mark.parametrize(("limit", "says"), [("1Gi", "raise the limit or lower hostMemory"), ("much", "memory: ")])
@@ -112,17 +112,17 @@ HANDLERS = ("exec", "grpc", "httpGet", "sleep", "tcpSocket")
 def test_a_probe_or_hook_has_one_handler(probe: dict[str, Any]) -> None:
     hook = {"preStop": {"sleep": {"seconds": 5}}}
     worker, _ = containers(template(readinessProbe=probe, lifecycle=hook))
-    made = worker["readinessProbe"]
-    assert [name for name in HANDLERS if name in made] == [next((n for n in HANDLERS if n in probe), "grpc")]
-    assert made["failureThreshold"] == 2
+    readiness = worker["readinessProbe"]
+    assert [name for name in HANDLERS if name in readiness] == [next((n for n in HANDLERS if n in probe), "grpc")]
+    assert readiness["failureThreshold"] == 2
     assert worker["lifecycle"] == hook
 
 
 def test_a_variable_has_one_value_from_one_place() -> None:
-    told = [{"name": "ROOST_POD_IP", "valueFrom": {"configMapKeyRef": {"name": "c", "key": "k"}}}]
-    worker, _ = containers(template(env=[*told, {"name": "ROOST_POOL_SECRET", "value": "x"}]))
-    assert [one for one in worker["env"] if one["name"] in ("ROOST_POD_IP", "ROOST_POOL_SECRET")] == [
-        *told,
+    variables = [{"name": "ROOST_POD_IP", "valueFrom": {"configMapKeyRef": {"name": "c", "key": "k"}}}]
+    worker, _ = containers(template(env=[*variables, {"name": "ROOST_POOL_SECRET", "value": "x"}]))
+    assert [variable for variable in worker["env"] if variable["name"] in ("ROOST_POD_IP", "ROOST_POOL_SECRET")] == [
+        *variables,
         {"name": "ROOST_POOL_SECRET", "value": "x"},
     ]
 

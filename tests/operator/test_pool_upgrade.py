@@ -25,8 +25,8 @@ def running(upgrade: str, replicas: int = 2) -> World:
 
 
 def ready(world: World) -> tuple[str, str]:
-    found = world.observed.pool.status["conditions"][0]
-    return found["status"], found["reason"]
+    condition = world.observed.pool.status["conditions"][0]
+    return condition["status"], condition["reason"]
 
 
 def images(world: World) -> set[str]:
@@ -55,7 +55,7 @@ def test_in_place_replaces_one_pod_after_another(replicas: int) -> None:
 def test_in_place_begins_with_the_worker_that_holds_least_and_lets_it_finish() -> None:
     world = running("InPlace", 3)
     loads = [9, 3, 5]
-    workers = [replace(one, tokens=n, running=2) for one, n in zip(world.observed.workers, loads, strict=True)]
+    workers = [replace(worker, tokens=n, running=2) for worker, n in zip(world.observed.workers, loads, strict=True)]
     world.observed = replace(world.observed, workers=tuple(workers))
     changed = pool(3, upgrade="InPlace", template=NEW)
     rewritten = plan(changed, INSTALLATION, world.observed)
@@ -105,9 +105,9 @@ def test_in_place_waits_for_leases_after_the_store_came_back() -> None:
     world.do(plan(changed, INSTALLATION, world.observed))
     back = replace(world.observed, store=replace(world.observed.store, young=True), workers=())
     for observed in (back, replace(back, workers=world.observed.workers)):
-        made = plan(changed, INSTALLATION, observed)
-        assert (made.resize, made.drain) == (None, frozenset())
-    assert made.status["conditions"][0]["reason"] == "Upgrading"
+        planned = plan(changed, INSTALLATION, observed)
+        assert (planned.resize, planned.drain) == (None, frozenset())
+    assert planned.status["conditions"][0]["reason"] == "Upgrading"
     assert plan(changed, INSTALLATION, world.observed).drain
 
 
@@ -155,8 +155,8 @@ def test_none_does_not_keep_arguments_that_somebody_else_wrote() -> None:
     service = world.observed.children[SERVICE]
     edited = {**service, "spec": {**service["spec"], "serveConfigV2": "applications: [{args: {worker: {}}}]"}}
     observed = with_children(world.observed, {**world.observed.children, SERVICE: edited})
-    made = next(one for one in plan(changed, INSTALLATION, observed).apply if one["kind"] == "RayService")
-    given_now = parse_service(made).arguments
+    applied = next(item for item in plan(changed, INSTALLATION, observed).apply if item["kind"] == "RayService")
+    given_now = parse_service(applied).arguments
     assert given_now is not None
     assert given_now["worker"]["model"]["source"] == OTHER_MODEL
 
@@ -208,8 +208,8 @@ def test_a_new_cluster_takes_over_before_the_old_one_stops() -> None:
 def test_any_sequence_of_ways_ends_well(upgrades: list[str], changes: list[dict[str, Any]], sizes: list[int]) -> None:
     world = World()
     for upgrade, change, size in zip(upgrades, changes, sizes, strict=False):
-        made = world.settle(pool(size, upgrade=upgrade, **change))
-        assert made.idle
+        planned = world.settle(pool(size, upgrade=upgrade, **change))
+        assert planned.idle
         assert len(world.observed.workers) == size
         assert ready(world)[0] == "True"
         held = ready(world)[1] == "ChangeHeld"
@@ -225,5 +225,5 @@ def test_a_pool_is_not_shrunk_or_suspended_while_the_store_is_away() -> None:
     smaller = plan(pool(1), INSTALLATION, away)
     assert (smaller.resize, smaller.status["conditions"][0]["reason"]) == (None, "StoreUnavailable")
     stopped = plan(pool(2, suspend=True), INSTALLATION, away)
-    services = [one for one in stopped.apply if one["kind"] == "RayService"]
-    assert not any(one["spec"]["rayClusterConfig"]["suspend"] for one in services)
+    services = [item for item in stopped.apply if item["kind"] == "RayService"]
+    assert not any(service["spec"]["rayClusterConfig"]["suspend"] for service in services)

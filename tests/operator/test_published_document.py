@@ -12,8 +12,8 @@ def test_a_document_of_an_older_operator_is_published_again_once() -> None:
     published = world.observed.store.document
     assert published is not None
     older = replace(world.observed.store, document=replace(published, schema_version=0))
-    made = plan(pool(2), INSTALLATION, replace(world.observed, store=older))
-    assert made.document == published
+    planned = plan(pool(2), INSTALLATION, replace(world.observed, store=older))
+    assert planned.document == published
     assert plan(pool(2), INSTALLATION, world.observed).document is None
 
 

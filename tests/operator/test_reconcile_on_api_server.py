@@ -34,25 +34,25 @@ MUTATING = ("create", "update", "patch", "delete")
 async def settle(reconciler: Reconciler, namespace: str) -> Plan:
     """Reconciles until two plans change nothing in the cluster."""
     for _ in range(10):
-        made = await reconciler.reconcile(namespace, "dummy")
-        assert made is not None
+        planned = await reconciler.reconcile(namespace, "dummy")
+        assert planned is not None
         again = await reconciler.reconcile(namespace, "dummy")
-        if again is None or (made.idle and again.idle and made.stage is again.stage):
-            return again or made
-    raise AssertionError(f"does not settle: {made}")
+        if again is None or (planned.idle and again.idle and planned.stage is again.stage):
+            return again or planned
+    raise AssertionError(f"does not settle: {planned}")
 
 
 def condition(pool: dict[str, Any], kind: str) -> tuple[str, str]:
-    found = next(one for one in pool["status"]["conditions"] if one["type"] == kind)
-    return found["status"], found["reason"]
+    condition = next(item for item in pool["status"]["conditions"] if item["type"] == kind)
+    return condition["status"], condition["reason"]
 
 
 async def test_a_pool_becomes_its_children(
     reconciler: Reconciler, prepared: ApiServer, namespace: str, redis_server: RedisServer
 ) -> None:
     prepared.kubectl("apply", "-n", namespace, "-f", str(SAMPLE))
-    made = await settle(reconciler, namespace)
-    assert made.stage is Stage.RUN
+    planned = await settle(reconciler, namespace)
+    assert planned.stage is Stage.RUN
     uid = prepared.get("ap", "dummy", namespace)["metadata"]["uid"]
     for kind, name in CHILDREN:
         child = prepared.get(kind, name, namespace)
@@ -197,7 +197,7 @@ async def test_what_a_pool_that_was_deleted_as_an_orphan_left_is_taken_up(
     await settle(reconciler, namespace)
     pool = prepared.get("ap", "dummy", namespace)["metadata"]["uid"]
     for kind, name in CHILDREN:
-        assert [one["uid"] for one in prepared.get(kind, name, namespace)["metadata"]["ownerReferences"]] == [pool]
+        assert [owner["uid"] for owner in prepared.get(kind, name, namespace)["metadata"]["ownerReferences"]] == [pool]
     assert prepared.get("secret", "dummy-worker", namespace)["metadata"]["uid"] == kept
 
 
@@ -298,8 +298,8 @@ async def test_a_missing_secret_is_told_and_mends_and_a_pool_can_be_suspended_wi
     document = yaml.safe_load(SAMPLE.read_text())
     document["spec"]["models"][0] |= {"source": "hf://org/name", "tokenSecretRef": {"name": "hub"}}
     prepared.kubectl("apply", "-n", namespace, "-f", "-", stdin=yaml.safe_dump(document))
-    made = await settle(reconciler, namespace)
-    assert made.stage is Stage.WAIT
+    planned = await settle(reconciler, namespace)
+    assert planned.stage is Stage.WAIT
     assert condition(prepared.get("ap", "dummy", namespace), "Ready") == ("False", "SecretMissing")
     prepared.kubectl("create", "secret", "generic", "hub", "-n", namespace, "--from-literal=token=x")
     assert (await settle(reconciler, namespace)).stage is Stage.RUN
@@ -312,4 +312,4 @@ async def test_a_missing_secret_is_told_and_mends_and_a_pool_can_be_suspended_wi
     assert prepared.get("rayservice", "dummy", namespace)["spec"] == before
     calls = len(prepared.requests("operator"))
     await reconciler.reconcile(namespace, "dummy")
-    assert [one for one in prepared.requests("operator")[calls:] if one["verb"] in MUTATING] == []
+    assert [request for request in prepared.requests("operator")[calls:] if request["verb"] in MUTATING] == []

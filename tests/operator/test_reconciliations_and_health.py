@@ -219,8 +219,8 @@ def test_metrics_tell_depth_leadership_and_times_by_result() -> None:
     metrics.lead(True)
     metrics.changed(2)
     for result in (Result.CHANGED, Result.UNCHANGED, Result.UNCHANGED):
-        with metrics.reconciling() as told:
-            told(result)
+        with metrics.reconciling() as report:
+            report(result)
     with pytest.raises(OSError, match="away"), metrics.reconciling():
         raise OSError("away")
     lines = generate_latest(metrics.registry).decode().splitlines()

@@ -38,8 +38,8 @@ def test_arguments_are_those_of_the_application() -> None:
 
 def test_secrets_reach_workers_by_their_environment() -> None:
     config = config_from({"pool": "a/b", "model": {"name": "m", "source": "dummy://llama-tiny"}})
-    told = serve_app.with_environment(config, {"ROOST_STORE_URL": "redis://r", "ROOST_POOL_SECRET": "s"})
-    assert (told.store_url, told.pool_secret) == ("redis://r", "s")
+    complete = serve_app.with_environment(config, {"ROOST_STORE_URL": "redis://r", "ROOST_POOL_SECRET": "s"})
+    assert (complete.store_url, complete.pool_secret) == ("redis://r", "s")
     assert serve_app.with_environment(config, {}) == config
 
 
@@ -56,11 +56,13 @@ def test_a_worker_that_cannot_start_is_tried_for_ever_and_not_all_the_time() -> 
     assert deployment._deployment_config.max_constructor_retry_count == serve_app.MOST_STARTS
     cluster = ray_service(pool(), INSTALLATION, Size(1, 1), suspend=False)["spec"]["rayClusterConfig"]
     groups = (cluster["headGroupSpec"], cluster["workerGroupSpecs"][0])
-    head, worker = ({one["name"]: one.get("value") for one in _container(group)["env"]} for group in groups)
+    head, worker = (
+        {variable["name"]: variable.get("value") for variable in _container(group)["env"]} for group in groups
+    )
     assert head["RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT"] == str(serve_app.MOST_STARTS)
     assert float(str(worker[serve_app.RETRY_VARIABLE])) > 0
 
 
 def _container(group: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = group["template"]["spec"]["containers"][0]
-    return found
+    container: dict[str, Any] = group["template"]["spec"]["containers"][0]
+    return container

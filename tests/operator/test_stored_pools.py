@@ -46,20 +46,20 @@ def test_what_cannot_be_read_says_why_and_keeps_what_a_deletion_needs(spec: Any,
             "sessions": {field: "Purge", "idleTTLSeconds": "odd"},
             "store": {"urlSecretRef": {"name": "mine"}},
         }
-    found = read_pool(stored(spec, name="Odd.name"))
-    assert found.unreadable
-    assert found.pool.pool == "n/Odd.name"
+    stored_pool = read_pool(stored(spec, name="Odd.name"))
+    assert stored_pool.unreadable
+    assert stored_pool.pool.pool == "n/Odd.name"
     if isinstance(spec, dict):
-        said = found.pool.spec
+        said = stored_pool.pool.spec
         assert (said.workers.replicas, said.workers.drain_timeout_seconds) == (3, 77)
         assert said.sessions.deletion is OnPoolDeletion.PURGE
         assert said.store.url_secret_ref is not None
 
 
 def test_a_needed_field_that_cannot_be_read_is_as_if_it_were_not_there() -> None:
-    found = read_pool(stored({"models": [MODEL], "workers": {"replicas": -1, "drainTimeoutSeconds": 5}}))
-    assert found.unreadable.startswith("spec.workers.replicas")
-    assert (found.pool.spec.workers.replicas, found.pool.spec.workers.drain_timeout_seconds) == (1, 5)
+    stored_pool = read_pool(stored({"models": [MODEL], "workers": {"replicas": -1, "drainTimeoutSeconds": 5}}))
+    assert stored_pool.unreadable.startswith("spec.workers.replicas")
+    assert (stored_pool.pool.spec.workers.replicas, stored_pool.pool.spec.workers.drain_timeout_seconds) == (1, 5)
 
 
 LEAVES = st.none() | st.booleans() | st.integers(0, 3) | st.sampled_from(["", "a", "1", "200m"])
@@ -94,7 +94,7 @@ CONTAINERS = st.builds(
     some(**PARTS),
 )
 PODS = some(
-    containers=st.lists(CONTAINERS, max_size=2, unique_by=lambda one: str(one["name"])),
+    containers=st.lists(CONTAINERS, max_size=2, unique_by=lambda container: str(container["name"])),
     initContainers=st.lists(some(**PARTS), max_size=1),
     volumes=st.lists(some(name=st.just("cache"), secret=REFERENCE), max_size=2),
     tolerations=st.lists(some(key=st.just("a")), max_size=1),
@@ -121,18 +121,18 @@ async def test_what_the_schema_takes_is_read_and_planned(template: dict[str, Any
     says what is wrong. The API server's words of nullable and int-or-string are put into JSON schema's."""
     if not jsonschema.Draft202012Validator(_plain(TEMPLATE)).is_valid(template):
         return
-    found = read_pool(stored({"models": [MODEL], "workers": {"template": template}}))
-    assert not found.unreadable
-    await pool_secrets(NoSecrets(), found.pool, INSTALLATION)  # type: ignore[arg-type]
-    plan(found.pool, INSTALLATION, observation(has_finalizer=True))
+    stored_pool = read_pool(stored({"models": [MODEL], "workers": {"template": template}}))
+    assert not stored_pool.unreadable
+    await pool_secrets(NoSecrets(), stored_pool.pool, INSTALLATION)  # type: ignore[arg-type]
+    plan(stored_pool.pool, INSTALLATION, observation(has_finalizer=True))
 
 
 def _plain(schema: Any) -> Any:
     if isinstance(schema, list):
-        return [_plain(one) for one in schema]
+        return [_plain(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
-    made = {name: _plain(value) for name, value in schema.items()}
-    if made.pop("nullable", False):
-        made["type"] = [made["type"], "null"]
-    return made
+    plain = {name: _plain(value) for name, value in schema.items()}
+    if plain.pop("nullable", False):
+        plain["type"] = [plain["type"], "null"]
+    return plain

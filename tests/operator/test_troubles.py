@@ -34,8 +34,8 @@ def serve(status: str, message: str = "", deployment: str = "") -> dict[str, Any
 
 
 def test_a_model_that_cannot_be_loaded_is_told_while_serve_tries_again() -> None:
-    found = troubles(observed(serve("DEPLOYING", "Deploying", SERVE_SAYS)), 1)
-    assert found == Troubles(model="file:///models/none: /models/none does not exist")
+    reported = troubles(observed(serve("DEPLOYING", "Deploying", SERVE_SAYS)), 1)
+    assert reported == Troubles(model="file:///models/none: /models/none does not exist")
 
 
 @pytest.mark.parametrize("error", ["ModelConfigError", "WeightsError", "RenderError", "ConvertError"])
@@ -46,8 +46,8 @@ def test_faults_of_a_model_by_their_names(error: str) -> None:
 
 def test_other_faults_of_a_worker_are_no_faults_of_the_model() -> None:
     text = SERVE_SAYS.replace("roost_worker.convert.errors.ConvertError", "OSError")
-    found = troubles(observed(serve("DEPLOYING", "", text)), 1)
-    assert (found.model, found.crashing.startswith("a worker cannot start: OSError: ")) == ("", True)
+    reported = troubles(observed(serve("DEPLOYING", "", text)), 1)
+    assert (reported.model, reported.crashing.startswith("a worker cannot start: OSError: ")) == ("", True)
 
 
 def test_a_replica_that_went_with_its_pod_is_no_failure_of_serves() -> None:
@@ -83,8 +83,8 @@ def test_a_pod_as_the_kubelet_tells_it() -> None:
     labels = {"ray.io/cluster": "c", "ray.io/group": "workers", "ray.io/node-type": "worker"}
     metadata = {"name": "a", "labels": labels, "annotations": {names.TEMPLATE: "t"}}
     status = {"phase": "Running", "podIP": "10.0.0.1", "containerStatuses": [{"state": waiting, "lastState": ended}]}
-    found = parse_pod({"metadata": metadata, "status": status})
-    assert found == Pod(
+    pod = parse_pod({"metadata": metadata, "status": status})
+    assert pod == Pod(
         name="a",
         cluster="c",
         group="workers",

@@ -211,7 +211,7 @@ def test_a_log_in_a_table_cannot_steer_a_terminal(fake: ThreadedFake) -> None:
 
 def test_input_that_is_no_utf8_is_an_expected_error(fake: ThreadedFake) -> None:
     environment = {**os.environ, "ROOST_TARGET": fake.target, "ROOST_API_KEY": "secret", "PYTHONUTF8": "1"}
-    for mode, told in (("strict", "the input is not UTF-8 text"), ("surrogateescape", "content is not UTF-8 text")):
+    for mode, message in (("strict", "the input is not UTF-8 text"), ("surrogateescape", "content is not UTF-8 text")):
         result = subprocess.run(
             [sys.executable, "-c", "import roost.cli; roost.cli.main()", "chat"],
             env={**environment, "PYTHONIOENCODING": f"utf-8:{mode}"},
@@ -221,7 +221,7 @@ def test_input_that_is_no_utf8_is_an_expected_error(fake: ThreadedFake) -> None:
         )
         assert result.returncode == 1
         assert result.stdout == b""
-        assert f"error: {told}" in result.stderr.decode().replace("a message's ", "")
+        assert f"error: {message}" in result.stderr.decode().replace("a message's ", "")
 
 
 def test_chat_survives_a_broken_stream(fake: ThreadedFake) -> None:

@@ -37,12 +37,12 @@ def entry_points(monkeypatch: pytest.MonkeyPatch) -> None:
     home = ModuleType("roost_test_plugins")
     home.__dict__.update(greet=greet, things=sub_app)
     monkeypatch.setitem(sys.modules, "roost_test_plugins", home)
-    found = [
+    entries = [
         EntryPoint("greet", "roost_test_plugins:greet", plugins.GROUP),
         EntryPoint("things", "roost_test_plugins:things", plugins.GROUP),
         EntryPoint("absent", "no_such_library.commands:absent", plugins.GROUP),
     ]
-    monkeypatch.setattr(plugins, "entry_points", lambda group: found)
+    monkeypatch.setattr(plugins, "entry_points", lambda group: entries)
 
 
 @pytest.mark.usefixtures("entry_points")

@@ -69,15 +69,15 @@ def test_a_reason_of_a_newer_gateway_falls_back_to_its_status() -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "message"),
+    ("detail", "message"),
     [
         ("bad", "bad; top_p: is 2"),
         ("is 2", "top_p: is 2"),
         ("invalid request: top_p: is 2", "invalid request: top_p: is 2"),
     ],
 )
-def test_violations_are_part_of_the_message_once(told: str, message: str) -> None:
-    status = rich_status(Refused(Reason.INVALID_REQUEST, told, violations=[("top_p", "is 2")]))
+def test_violations_are_part_of_the_message_once(detail: str, message: str) -> None:
+    status = rich_status(Refused(Reason.INVALID_REQUEST, detail, violations=[("top_p", "is 2")]))
     assert from_rpc_error(failure(status)).message == message
 
 

@@ -108,8 +108,8 @@ class ApiServer:
 
     def get(self, kind: str, name: str, namespace: str = "default") -> dict[str, Any]:
         """One object. Raises KubectlError."""
-        found: dict[str, Any] = json.loads(self.kubectl("get", kind, name, "-n", namespace, "-o", "json"))
-        return found
+        item: dict[str, Any] = json.loads(self.kubectl("get", kind, name, "-n", namespace, "-o", "json"))
+        return item
 
     def requests(self, user: str) -> list[dict[str, Any]]:
         """Audit events of requests of `user` that are complete."""
@@ -184,8 +184,8 @@ class ApiServer:
     def _apply_definitions(self) -> None:
         """Raises KubectlError."""
         kuberay = kuberay_definitions()
-        found = [kuberay / f"ray.io_{name}.yaml" for name in ("rayservices", "rayclusters")] if kuberay else []
-        files = [ROOT / "manifests" / "crds" / "agentpools.yaml", *found]
+        definitions = [kuberay / f"ray.io_{name}.yaml" for name in ("rayservices", "rayclusters")] if kuberay else []
+        files = [ROOT / "manifests" / "crds" / "agentpools.yaml", *definitions]
         self.kubectl("apply", "--server-side", *(f"--filename={file}" for file in files))
         self.kubectl("apply", "--server-side", "--filename=-", stdin=yaml.safe_dump(_MONITORS))
         self.await_established("crd", "--all")

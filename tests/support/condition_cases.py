@@ -41,8 +41,8 @@ async def missing_image(place: Place) -> None:
     text = 'Back-off pulling image "ghcr.io/nobody/none:1": not found'
     init = waiting("ImagePullBackOff", text, "wait-gcs-ready")
     pod = await place.pod("image", {"phase": "Pending", "initContainerStatuses": [init]})
-    found = await place.told("image", "ImageUnavailable")
-    assert "nobody/none:1" in found["message"]
+    condition = await place.told("image", "ImageUnavailable")
+    assert "nobody/none:1" in condition["message"]
     await place.told("image", "ImageUnavailable", kind="Degraded")
     await place.mends("image", pod)
 
@@ -158,8 +158,8 @@ async def store_without_persistence(place: Place) -> None:
     with RedisServer({"appendonly": "no"}) as server:
         await place.secret("weak", url=server.url)
         await place.pool("weak", store={"urlSecretRef": {"name": "weak"}})
-        found = await place.told("weak", "WeakDurability", kind="Degraded")
-        assert "set appendonly yes" in found["message"]
+        condition = await place.told("weak", "WeakDurability", kind="Degraded")
+        assert "set appendonly yes" in condition["message"]
         with server.client() as client:
             for name, value in DURABLE.items():
                 client.config_set(name, value)

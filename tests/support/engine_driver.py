@@ -165,5 +165,5 @@ class EngineDriver:
             self._assert_memory(parked.blocks, parked.ids)
 
     def _assert_memory(self, blocks: "array[int]", ids: "array[int]") -> None:
-        found = [token for block in blocks for token in self.runner.memory[block]]
-        assert found[: len(ids)] == list(ids), "KV in memory is not that of the ids"
+        stored = [token for block in blocks for token in self.runner.memory[block]]
+        assert stored[: len(ids)] == list(ids), "KV in memory is not that of the ids"

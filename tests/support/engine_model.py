@@ -160,7 +160,9 @@ class EngineModel:
     def _check_reports(self) -> None:
         """The shell knows from the reports what is parked, but for sessions that run."""
         live = {self.driver.answers[name].request.session for name in self.live()}
-        parked = {one.session: len(one.ids) for one in self.driver.engine._cache.parked}
+        parked = {
+            parked_session.session: len(parked_session.ids) for parked_session in self.driver.engine._cache.parked
+        }
         for session in {*parked, *self.driver.resident} - live:
             assert parked.get(session) == self.driver.resident.get(session)
         host = self.driver.engine._cache.host

@@ -9,8 +9,8 @@ from roost_worker.convert.store import ModelStore
 
 def write_hub_folder(folder: Path, scratch: Path) -> None:
     """Makes `folder`, which anybody may read; `scratch` is another one, in which the model is made."""
-    made = ModelStore(scratch).prepare("dummy://qwen3-tiny", "float32").path
-    shutil.copytree(made, folder)
+    prepared = ModelStore(scratch).prepare("dummy://qwen3-tiny", "float32").path
+    shutil.copytree(prepared, folder)
     template = json.loads((folder / "template.json").read_bytes())
     (folder / "chat_template.jinja").write_text(template["chat_template"])
     (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|im_end|>"}))

@@ -61,13 +61,13 @@ def _is_peer(peer: Mapping[str, Any], namespace: str, other: Endpoint) -> bool:
 
 
 def _on_port(ports: Any, server: Endpoint, port: int) -> bool:
-    return not ports or port in [server.ports.get(one["port"], one["port"]) for one in ports]
+    return not ports or port in [server.ports.get(port_rule["port"], port_rule["port"]) for port_rule in ports]
 
 
 def matches(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
     """Whether a label selector holds; the empty one always does."""
     named = all(labels.get(name) == value for name, value in (selector.get("matchLabels") or {}).items())
-    return named and all(_holds(one, labels) for one in selector.get("matchExpressions") or ())
+    return named and all(_holds(expression, labels) for expression in selector.get("matchExpressions") or ())
 
 
 def _holds(expression: Mapping[str, Any], labels: Mapping[str, str]) -> bool:

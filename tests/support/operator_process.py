@@ -36,13 +36,13 @@ _FORKS.set_forkserver_preload(["operator_process"])
 def chart_rights(user: str, namespace: str) -> list[dict[str, Any]]:
     """The chart's objects that give the operator its rights, given to `user`; its Lease is in `namespace`."""
     kinds = ("ClusterRole", "Role", "ClusterRoleBinding", "RoleBinding")
-    found = yaml.safe_load_all((ROOT / "manifests" / "roost.yaml").read_text())
-    rights = [one for one in found if one["kind"] in kinds and one["metadata"]["name"] == "roost-operator"]
-    for one in rights:
-        if "namespace" in one["metadata"]:
-            one["metadata"]["namespace"] = namespace
-        if "subjects" in one:
-            one["subjects"] = [{"kind": "User", "name": user, "apiGroup": "rbac.authorization.k8s.io"}]
+    items = yaml.safe_load_all((ROOT / "manifests" / "roost.yaml").read_text())
+    rights = [item for item in items if item["kind"] in kinds and item["metadata"]["name"] == "roost-operator"]
+    for item in rights:
+        if "namespace" in item["metadata"]:
+            item["metadata"]["namespace"] = namespace
+        if "subjects" in item:
+            item["subjects"] = [{"kind": "User", "name": user, "apiGroup": "rbac.authorization.k8s.io"}]
     return rights
 
 
@@ -170,8 +170,8 @@ def operators(api_server: ApiServer, redis_server: RedisServer, namespace: str) 
         return started[-1]
 
     yield start
-    for one in started:
-        one.kill()
+    for operator in started:
+        operator.kill()
 
 
 async def until(
@@ -184,7 +184,7 @@ async def until(
             if await asyncio.to_thread(holds):
                 return
         if time.monotonic() > end:
-            logs = "\n".join(f"{one.identity}:\n{tail(one.log)}" for one in operators)
+            logs = "\n".join(f"{operator.identity}:\n{tail(operator.log)}" for operator in operators)
             raise AssertionError(f"{what}\n{logs}")
         await asyncio.sleep(0.1)
 

@@ -23,10 +23,10 @@ class PlayedApiServer:
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                found = answers.get(self.path.partition("?")[0])
+                answer = answers.get(self.path.partition("?")[0])
                 missing = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404}
-                body = json.dumps(found or missing).encode()
-                self.send_response(200 if found else 404)
+                body = json.dumps(answer or missing).encode()
+                self.send_response(200 if answer else 404)
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
@@ -61,9 +61,13 @@ def _discovery() -> dict[str, dict[str, Any]]:
     groups = []
     for path, (plural, kind, namespaced) in _KINDS.items():
         group, version = path.removeprefix("/apis/").split("/")
-        told = {"groupVersion": f"{group}/{version}", "version": version}
-        groups.append({"name": group, "versions": [told], "preferredVersion": told})
+        group_version = {"groupVersion": f"{group}/{version}", "version": version}
+        groups.append({"name": group, "versions": [group_version], "preferredVersion": group_version})
         resource = {"name": plural, "kind": kind, "namespaced": namespaced, "verbs": ["get", "list"]}
-        answers[path] = {"kind": "APIResourceList", "groupVersion": told["groupVersion"], "resources": [resource]}
+        answers[path] = {
+            "kind": "APIResourceList",
+            "groupVersion": group_version["groupVersion"],
+            "resources": [resource],
+        }
     answers["/apis"] = {"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}
     return answers

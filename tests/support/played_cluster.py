@@ -116,8 +116,8 @@ class PlayedCluster:
 
     async def _pods(self, namespace: str, name: str) -> list[Document]:
         labels = {names.POOL_LABEL: name, names.COMPONENT_LABEL: names.WORKER}
-        found = await self._api.select(kinds.POD, namespace, labels)
-        return sorted((pod for pod in found if "deletionTimestamp" not in pod["metadata"]), key=_name)
+        pods = await self._api.select(kinds.POD, namespace, labels)
+        return sorted((pod for pod in pods if "deletionTimestamp" not in pod["metadata"]), key=_name)
 
 
 async def create_pool(api: Api, namespace: str, document: Document) -> None:

@@ -98,16 +98,16 @@ class Place:
         self, name: str, reason: str, *, kind: str = "Ready", says: str = "", within: float = 30.0
     ) -> Document:
         """Waits until the condition has the reason and its message holds `says`; returns it. Raises TimeoutError."""
-        start, found = time.monotonic(), None
+        start, condition = time.monotonic(), None
         while time.monotonic() - start < within:
             pool = await self.api.get(kinds.POOL, self.namespace, name)
             conditions = ((pool or {}).get("status") or {}).get("conditions") or []
-            found = next((one for one in conditions if one["type"] == kind), None)
-            if found is not None and found["reason"] == reason and says in found["message"]:
+            condition = next((item for item in conditions if item["type"] == kind), None)
+            if condition is not None and condition["reason"] == reason and says in condition["message"]:
                 self.told_after[f"{name}: {reason}"] = time.monotonic() - start
-                return dict(found)
+                return dict(condition)
             await asyncio.sleep(0.2)  # the operator is a process of its own
-        raise TimeoutError(f"{name}: not {reason} within {within} s but {found}")
+        raise TimeoutError(f"{name}: not {reason} within {within} s but {condition}")
 
     async def mends(self, name: str, pod: str = "", store_url: str = "") -> None:
         """A worker serves, and the pool's conditions say so."""
@@ -125,9 +125,9 @@ class Place:
 
     async def _exists(self, kind: Kind, name: str) -> Document:
         while True:
-            found = await self.api.get(kind, self.namespace, name)
-            if found is not None:
-                return found
+            stored = await self.api.get(kind, self.namespace, name)
+            if stored is not None:
+                return stored
             await asyncio.sleep(0.1)  # the operator is a process of its own
 
     async def _status(self, kind: Kind, name: str, status: Document) -> None:

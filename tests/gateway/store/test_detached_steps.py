@@ -67,8 +67,13 @@ async def begun(store: SessionStore, lease_ms: int = LONG_MS) -> StepName:
 
 
 def report(name: StepName, first: int = 0, events: Sequence[Event] = (), **changes: Any) -> DetachedReport:
-    told: dict[str, Any] = {"runner": FIRST, "state": DetachedState.IN_PROGRESS, "lease_ms": LONG_MS, "ttl_ms": LONG_MS}
-    return DetachedReport(name=name, first=first, events=events, **told | changes)
+    defaults: dict[str, Any] = {
+        "runner": FIRST,
+        "state": DetachedState.IN_PROGRESS,
+        "lease_ms": LONG_MS,
+        "ttl_ms": LONG_MS,
+    }
+    return DetachedReport(name=name, first=first, events=events, **defaults | changes)
 
 
 async def state_of(store: SessionStore, name: StepName) -> DetachedState:

@@ -53,7 +53,7 @@ async def test_many_who_reserve_at_once_never_exceed_the_capacity(store, other, 
     publish(raw, lease("w1", capacity_tokens=100, max_running=4))
     publish(raw, lease("w2", capacity_tokens=60, max_running=9))
     asked = [reservation(await begun(store), chance.choice(("w1", "w2")), chance.randint(1, 40)) for _ in range(30)]
-    calls = [chance.choice((store, other)).reserve(one) for one in asked for _ in range(2)]
+    calls = [chance.choice((store, other)).reserve(request) for request in asked for _ in range(2)]
     chance.shuffle(calls)
     await asyncio.gather(*calls)
     views = {view.lease.worker_id: view for view in await store.workers(POOL)}
@@ -206,16 +206,16 @@ async def test_a_worker_that_is_long_gone_is_forgotten(store, raw):
 async def test_residency_names_the_worker_with_most_tokens(store, raw):
     raw.hset(KEYS.residency("w1"), mapping={"s1": 10, "s2": 30})
     raw.hset(KEYS.residency("w2"), mapping={"s1": 20})
-    found = await store.residency(POOL, ["w1", "w2", "w3"], ["s1", "s2", "s3"])
-    assert found == {"s1": ("w2", 20, 0), "s2": ("w1", 30, 0)}
+    residency = await store.residency(POOL, ["w1", "w2", "w3"], ["s1", "s2", "s3"])
+    assert residency == {"s1": ("w2", 20, 0), "s2": ("w1", 30, 0)}
     assert await store.residency(POOL, [], ["s1"]) == await store.residency(POOL, ["w1"], []) == {}
 
 
 async def test_residency_counts_what_is_in_host_memory_beside_what_is_on_the_device(store, raw):
     raw.hset(KEYS.residency("w1"), mapping={"s1": 10, "s1:warm": 20, "s2:warm": 5, "s3": 7})
     raw.hset(KEYS.residency("w2"), mapping={"s1": 20, "s3": 4, "s3:warm": 3})
-    found = await store.residency(POOL, ["w1", "w2"], ["s1", "s2", "s3"])
-    assert found == {"s1": ("w1", 10, 20), "s2": ("w1", 0, 5), "s3": ("w1", 7, 0)}
+    residency = await store.residency(POOL, ["w1", "w2"], ["s1", "s2", "s3"])
+    assert residency == {"s1": ("w1", 10, 20), "s2": ("w1", 0, 5), "s3": ("w1", 7, 0)}
 
 
 async def test_begin_and_a_look_say_what_the_owner_has_in_host_memory(store, raw):

@@ -334,16 +334,16 @@ async def test_at_the_hard_limit_what_was_admitted_still_ends(fresh, fresh_redis
     with fresh_redis.client() as raw:
         publish(raw, publisher)
         raw.config_set("maxmemory", 1)
-    one, two, three, four = (began.descriptor.session_id for began in sessions)
+    first, second, third, fourth = (began.descriptor.session_id for began in sessions)
     assert await fresh.reserve(reservation(sessions[0]))
     assert not await fresh.reserve(reservation(sessions[1], tokens=10_000))
-    assert await fresh.renew(POOL, [RenewItem(one, sessions[0].ref)], LONG_MS) == [True]
-    assert (await fresh.commit(commit_request(one, sessions[0].ref, "step-1"))).index == 0
+    assert await fresh.renew(POOL, [RenewItem(first, sessions[0].ref)], LONG_MS) == [True]
+    assert (await fresh.commit(commit_request(first, sessions[0].ref, "step-1"))).index == 0
     await fresh.release(reservation(sessions[1]))
-    await fresh.abort(two, sessions[1].ref)
-    assert await refused(fresh.begin(begin_request(two, "step-2"))) == Reason.STORE_FULL
+    await fresh.abort(second, sessions[1].ref)
+    assert await refused(fresh.begin(begin_request(second, "step-2"))) == Reason.STORE_FULL
     assert await refused(fresh.open(new_session())) == Reason.STORE_FULL
-    await fresh.renew(POOL, [RenewItem(three, sessions[2].ref), RenewItem(four, sessions[3].ref)], 0)
-    await fresh.evict(three, TENANT)
-    await fresh.close(three, TENANT)
-    await fresh.delete(four, TENANT)
+    await fresh.renew(POOL, [RenewItem(third, sessions[2].ref), RenewItem(fourth, sessions[3].ref)], 0)
+    await fresh.evict(third, TENANT)
+    await fresh.close(third, TENANT)
+    await fresh.delete(fourth, TENANT)

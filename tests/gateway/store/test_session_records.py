@@ -225,10 +225,10 @@ async def test_every_key_carries_the_pools_tag(store, raw):
     session_id = await opened(store, request_id="once", ttl_ms=60_000)
     await committed(store, session_id)
     await store.begin(begin_request(session_id, "step-2"))
-    found = list(raw.scan_iter())
+    stored = list(raw.scan_iter())
     # Descriptor, log, ids, steps, index, request id; what the tenant has had, and the gateways' waits.
-    assert len(found) == 8
-    assert all(key.startswith(b"roost:{team/agents}:") for key in found)
+    assert len(stored) == 8
+    assert all(key.startswith(b"roost:{team/agents}:") for key in stored)
 
 
 async def test_all_keys_of_a_session_expire_together(store, raw):

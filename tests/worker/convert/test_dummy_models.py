@@ -45,8 +45,8 @@ def test_its_tensors_are_those_that_its_config_promises(store: ModelStore, name:
 
     path = store.prepare(f"dummy://{name}", "float32").path
     with safe_open(path / "model.safetensors", framework="numpy") as file:
-        found = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-    assert found == expected_shapes(read_config(path))
+        shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+    assert shapes == expected_shapes(read_config(path))
 
 
 def test_the_same_name_gives_the_same_model_in_every_dtype(tmp_path: Path) -> None:

@@ -72,11 +72,11 @@ class ParkedMachine(RuleBasedStateMachine):
     @invariant()
     def agrees(self) -> None:
         self.parked.check_integrity(BLOCK)
-        assert {one.session: len(one.ids) for one in self.parked} == self.tokens
+        assert {entry.session: len(entry.ids) for entry in self.parked} == self.tokens
         assert len(self.parked) == len(self.tokens)
         live = {session for session, until in self.held.items() if until > self.now}
         assert self.parked.held(self.now) == len(live)
-        assert {one.session for one in self.parked if one.held_until > self.now} == live
+        assert {entry.session for entry in self.parked if entry.held_until > self.now} == live
 
 
 TestParked = ParkedMachine.TestCase
@@ -85,8 +85,8 @@ TestParked.settings = settings(max_examples=80, stateful_step_count=30, deadline
 
 @given(IDS, IDS, IDS)
 def test_common_prefix(shared: list[int], left: list[int], right: list[int]) -> None:
-    one, two = [*shared, *left], [*shared, *right]
+    first, second = [*shared, *left], [*shared, *right]
     expected = 0
-    while expected < min(len(one), len(two)) and one[expected] == two[expected]:
+    while expected < min(len(first), len(second)) and first[expected] == second[expected]:
         expected += 1
-    assert common_prefix(array("i", one), array("i", two)) == expected
+    assert common_prefix(array("i", first), array("i", second)) == expected

@@ -77,9 +77,9 @@ def test_key_is_the_published_one() -> None:
 
 @given(IDS, IDS)
 def test_keys_are_equal_exactly_for_equal_prefixes(left: list[int], right: list[int]) -> None:
-    for index, (one, two) in enumerate(zip(keys_of(b"root", left), keys_of(b"root", right), strict=False)):
+    for index, (first, second) in enumerate(zip(keys_of(b"root", left), keys_of(b"root", right), strict=False)):
         end = (index + 1) * BLOCK
-        assert (one == two) == (left[:end] == right[:end])
+        assert (first == second) == (left[:end] == right[:end])
 
 
 @given(IDS, st.integers(0, 4))

@@ -55,9 +55,9 @@ def test_a_gpu_draws_the_tokens_that_the_cpu_draws(name: str, tmp_path: Path) ->
         runners = [build_runner(CONFIG, model_dir)]
     runners.append(build_runner(CONFIG, model_dir))
     assert [runner.info.device for runner in runners] == ["cpu", "cuda"]
-    for one, other in zip(*(_generate(runner) for runner in runners), strict=True):
-        assert one.output == other.output
-        np.testing.assert_allclose(one.logprobs, other.logprobs, rtol=0, atol=1e-9)
+    for row, other in zip(*(_generate(runner) for runner in runners), strict=True):
+        assert row.output == other.output
+        np.testing.assert_allclose(row.logprobs, other.logprobs, rtol=0, atol=1e-9)
 
 
 def test_decode_steps_as_graphs_draw_the_tokens_of_steps_that_are_launched(tmp_path: Path) -> None:

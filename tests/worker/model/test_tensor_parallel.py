@@ -46,13 +46,13 @@ def test_any_number_of_ranks_computes_the_same(name: str, ranks: int, tmp_path: 
 def test_ranks_round_weights_and_kv_to_int8_as_one_rank_does(tmp_path: Path) -> None:
     """An output's scale is that of all its inputs, which ranks share in half of the products."""
     model_dir = dummy_dir("llama-tiny", tmp_path)
-    one, two = (
+    of_one_rank, of_two_ranks = (
         replace(config, model=replace(config.model, quantization="int8"), kv=replace(config.kv, dtype="int8"))
         for config in (worker_config(context_tokens=256, ranks=ranks) for ranks in (1, 2))
     )
-    alone = build_runner(one, model_dir)
+    alone = build_runner(of_one_rank, model_dir)
     expected = _generate(alone)
-    with tensor_parallel(two, model_dir, tmp_path) as (runner, _):
+    with tensor_parallel(of_two_ranks, model_dir, tmp_path) as (runner, _):
         rows = _generate(runner)
         assert runner.info == replace(alone.info, ranks=2), "memory is that of all ranks together"
     for row, other in zip(rows, expected, strict=True):

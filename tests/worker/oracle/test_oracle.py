@@ -134,8 +134,8 @@ def test_a_log_made_otherwise_than_it_says_is_found(
 ) -> None:
     shape, change = forgotten
     steps = list(generator.log([SHAPES[shape]] * 3))
-    told = [replace(step, sampling=replace(step.sampling, **change)) for step in steps]
-    assert not judge(oracle.score(told)).token_exact
+    altered = [replace(step, sampling=replace(step.sampling, **change)) for step in steps]
+    assert not judge(oracle.score(altered)).token_exact
 
 
 def test_one_changed_token_is_found_where_it_is(oracle: Oracle, generator: Generator) -> None:

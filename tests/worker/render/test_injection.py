@@ -177,9 +177,9 @@ def test_json_that_a_template_writes_stays_json(name: str) -> None:
     rendered = b"".join(family_models.all_bytes(name)[index] for index in ids).decode()
     decoder = json.JSONDecoder()
     starts = [index for index in range(len(rendered)) if rendered[index] == "{"]
-    found = [document for start in starts if (document := _document(decoder, rendered, start))]
+    documents = [document for start in starts if (document := _document(decoder, rendered, start))]
     function = {"name": "grep", "description": text, "parameters": {"enum": [text]}}
-    assert {"type": "function", "function": function} in found
+    assert {"type": "function", "function": function} in documents
 
 
 def _document(decoder: json.JSONDecoder, text: str, start: int) -> object:

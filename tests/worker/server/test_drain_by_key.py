@@ -59,8 +59,8 @@ async def test_the_key_stops_new_steps_and_its_end_lets_them_go_on(world: World,
         await until(lambda: lease(redis_server, world).draining)
         refused = await (await world.begin(other)).fail()
         assert reason(refused) == "WORKER_DRAINING"
-        told = lease(redis_server, world)
-        assert told.running + told.waiting > 0
+        published = lease(redis_server, world)
+        assert published.running + published.waiting > 0
         world.gate.open()
         await running.until("finished")
         assert running.out.text == "ok"
@@ -148,8 +148,8 @@ async def test_the_hook_leaves_workers_of_other_pods_alone(
     world: World, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pre_stop, "_UNSEEN_SECONDS", 0.1)
-    told = environment(redis_server, ROOST_POD_IP="10.9.9.9")
-    assert await asyncio.to_thread(pre_stop.main, told) == 0
+    variables = environment(redis_server, ROOST_POD_IP="10.9.9.9")
+    assert await asyncio.to_thread(pre_stop.main, variables) == 0
     with redis_server.client() as client:
         assert not client.exists(KEYS.drain(world.server.worker_id))
 

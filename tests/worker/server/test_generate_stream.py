@@ -121,7 +121,7 @@ async def test_logprobs_come_with_their_tokens(world: World):
     stream = await world.begin(Ledger(), sampling={"logprobs": 1})
     await stream.until("finished")
     logprobs = [logprob for delta in stream.out.deltas for logprob in delta.logprobs]
-    assert [(round(one.logprob, 3), list(one.top_ids)) for one in logprobs] == [(-0.5, [token]) for token in ids]
+    assert [(round(entry.logprob, 3), list(entry.top_ids)) for entry in logprobs] == [(-0.5, [token]) for token in ids]
 
 
 async def test_one_shot_work_needs_no_session(world: World):

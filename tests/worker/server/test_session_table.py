@@ -46,9 +46,9 @@ def test_an_empty_head_always_matches():
 
 
 def test_an_unknown_session_needs_its_whole_history():
-    found = SessionTable().find(ref(Head(3, b"x" * 16)))
-    assert isinstance(found, MissingHistory)
-    assert found.from_token == 0
+    history = SessionTable().find(ref(Head(3, b"x" * 16)))
+    assert isinstance(history, MissingHistory)
+    assert history.from_token == 0
 
 
 def test_a_finished_step_matches_whether_or_not_its_commit_was_heard():
@@ -63,17 +63,17 @@ def test_a_finished_step_matches_whether_or_not_its_commit_was_heard():
 
 def test_another_generation_matches_nothing():
     steps = [ids(1, 2), ids(3)]
-    found = table_with(*steps).find(ref(chain(*steps)[2], generation=2))
-    assert isinstance(found, MissingHistory)
-    assert found.from_token == 0
+    history = table_with(*steps).find(ref(chain(*steps)[2], generation=2))
+    assert isinstance(history, MissingHistory)
+    assert history.from_token == 0
 
 
 def test_history_is_asked_from_the_last_committed_boundary_not_from_a_provisional_one():
     steps = [ids(1, 2), ids(3, 4)]
     table = table_with(steps[0])
     table.finish(SESSION, table.find(ref(chain(steps[0])[1])), ids(9, 9))
-    found = table.find(ref(Head(7, b"x" * 16)))
-    assert found.from_token == 2
+    history = table.find(ref(Head(7, b"x" * 16)))
+    assert history.from_token == 2
 
 
 def test_history_is_asked_from_below_a_head_that_was_rolled_back_and_diverged():
@@ -174,18 +174,18 @@ def test_whatever_the_worker_knew_it_ends_with_exactly_the_gateways_log(known, a
         table.finish(SESSION, table.find(ref(chain(*known)[-1])), array("I", [3]))
     whole = array("I", [token for step in actual for token in step])
     heads = chain(*actual)
-    found = table.find(ref(heads[-1]))
+    history = table.find(ref(heads[-1]))
     rounds = 0
-    while isinstance(found, MissingHistory):
+    while isinstance(history, MissingHistory):
         rounds += 1
-        start = found.from_token
+        start = history.from_token
         ends = [head.length for head in heads if head.length > start] if with_ends else []
-        found.add(start, whole[start:], ends)
-        found = found.joined() or MissingHistory(empty_log(1), heads[-1])
+        history.add(start, whole[start:], ends)
+        history = history.joined() or MissingHistory(empty_log(1), heads[-1])
     assert rounds <= 2
-    assert (found.ids, found.end) == (whole, heads[-1])
-    assert set(found.boundaries) <= set(heads)
-    table.put(SESSION, found)
+    assert (history.ids, history.end) == (whole, heads[-1])
+    assert set(history.boundaries) <= set(heads)
+    table.put(SESSION, history)
     table.check_integrity()
 
 

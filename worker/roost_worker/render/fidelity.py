@@ -244,6 +244,6 @@ def _first_difference(prompt: str, rest: str, *, is_first: bool) -> str:
     return f"here {here!r}, in the model's template {there!r}"
 
 
-def _alike(one: str, other: str) -> int:
+def _alike(left: str, right: str) -> int:
     """Return how many characters at the start are the same."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(left, right, strict=False)))
