@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 FOLDERS = ("operator", "gateway", "worker", "proto")
 LONGEST_FILE = 350
+VAGUE_NAME = re.compile(r"^ *(?:one|found|told|made)(?:: .+)? = |\bfor (?:one|found|told|made) in ", re.MULTILINE)
 EXTRAS = {
     "proto/roost": (),
     "proto/roost/cli": ("cli",),
@@ -51,6 +52,11 @@ def test_tests_are_no_packages() -> None:
 def test_files_hold_one_concept() -> None:
     lengths = {path.relative_to(ROOT): len(path.read_text().splitlines()) for path in sources()}
     assert {str(path): lines for path, lines in lengths.items() if lines > LONGEST_FILE} == {}
+
+
+def test_locals_are_named_for_what_they_hold() -> None:
+    vague = {str(path.relative_to(ROOT)): VAGUE_NAME.findall(path.read_text()) for path in sources()}
+    assert {path: uses for path, uses in vague.items() if uses} == {}
 
 
 def test_locked_packages_carry_hashes_and_no_index() -> None:
