@@ -9,6 +9,7 @@ from torch import Tensor
 from attention_driver import CPU, AttentionDriver, Layer, layer
 from compiled_kernels import kernels, needs_compiler
 from reference_attention import ReferenceAttention
+from roost_worker.model import attention_gathered
 from roost_worker.model.attention import AttentionBackend
 from roost_worker.model.attention_gathered import GatheredAttention
 from roost_worker.model.attention_kernels import KernelAttention, attention_backend
@@ -87,6 +88,14 @@ def test_int8_is_read_as_it_was_rounded(head_dim: int, dtype: torch.dtype, backe
     before, now = (299, 0, 255, 30, 0, 505), (1, 1, 5, 60, 33, 8)
     unrotated = layer((300, 1, 260, 90, 33, 513), dtype, head_dim=head_dim, rotates=False)
     assert_close(unrotated, backend(), [before, now], is_int8=True)
+
+
+def test_int8_is_gathered_in_parts_as_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    of, cuts = layer((300, 290, 65), torch.bfloat16), [(280, 260, 64), (20, 1, 1)]
+    whole = attended(of, gathered, cuts, 16, is_int8=True)
+    monkeypatch.setattr(attention_gathered, "RESTORED_BYTES", 3 * 16 * of.heads.share.kv_heads * of.heads.head_dim * 4)
+    for out, expected in zip(attended(of, gathered, cuts, 16, is_int8=True), whole, strict=True):
+        assert torch.equal(out, expected)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -23,6 +23,9 @@ from roost_worker.model.rotary import RotaryTable
 
 SCRATCH_BYTES = {"cpu": 7 << 19, "cuda": 256 << 20}
 """Bytes of the gathered keys of one group of rows; the values take as many again."""
+RESTORED_BYTES = 64 << 20
+"""Most bytes of the float32 copy from which int8 is restored. A copy of the whole scratch would be twice its size in 16
+bits, and no memory is set aside for it."""
 FEWEST_ROWS = 2
 """Similar rows to group whatever their size: the KV heads of a single row keep threads busy unevenly."""
 QUERY_TILE = 4
@@ -176,5 +179,7 @@ class GatheredAttention:
         if side.scales is None:
             torch.index_select(source, 0, blocks, out=gathered)
         else:
-            gathered.copy_(side.gather(blocks, self._dtype).flatten(1))
+            blocks_at_once = max(1, RESTORED_BYTES // (width * torch.float32.itemsize))
+            for some_blocks, room in zip(blocks.split(blocks_at_once), gathered.split(blocks_at_once), strict=True):
+                room.copy_(side.gather(some_blocks, self._dtype).flatten(1))
         return gathered.view(rows, -1, self._shape.kv_heads, self._shape.head_dim).transpose(1, 2)
