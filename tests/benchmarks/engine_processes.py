@@ -27,8 +27,8 @@ ENGINES = (*ROOST_KERNELS, "vllm", "transformers", "llamacpp")
 ENVIRONMENTS = ROOT / ".venvs"
 """Ignored by git."""
 MAX_BATCH = 32
-CONTEXT = 2560
-KV_BYTES = 4 << 30
+CONTEXT = 3072
+KV_BYTES = 5 << 30
 """Holds the largest cell in float32."""
 _PREPARE = (
     "import sys; from roost_worker.convert.store import ModelStore; print(ModelStore().prepare(*sys.argv[1:]).path)"
