@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -30,6 +31,8 @@ MAX_BATCH = 32
 CONTEXT = 3072
 KV_BYTES = 5 << 30
 """Holds the largest cell in float32."""
+REST_SECONDS = 1.0
+"""What vLLM's processes still do after an answer slowed the engine behind it: Roost's first 512 tokens by a tenth."""
 _PREPARE = (
     "import sys; from roost_worker.convert.store import ModelStore; print(ModelStore().prepare(*sys.argv[1:]).path)"
 )
@@ -55,7 +58,8 @@ class Peer:
         self.about = self._read()
 
     def measure(self, cell: Cell, phase: str, seed: int) -> float:
-        """Tokens per second."""
+        """Tokens per second, once the engine measured before has come to rest."""
+        time.sleep(REST_SECONDS)
         request = {**asdict(cell), "phase": phase, "seed": seed}
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(request) + "\n")
