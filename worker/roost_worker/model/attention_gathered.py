@@ -180,6 +180,7 @@ class GatheredAttention:
             torch.index_select(source, 0, blocks, out=gathered)
         else:
             blocks_at_once = max(1, RESTORED_BYTES // (width * torch.float32.itemsize))
-            for some_blocks, room in zip(blocks.split(blocks_at_once), gathered.split(blocks_at_once), strict=True):
+            parts = (torch.split(tensor, blocks_at_once) for tensor in (blocks, gathered))
+            for some_blocks, room in zip(*parts, strict=True):
                 room.copy_(side.gather(some_blocks, self._dtype).flatten(1))
         return gathered.view(rows, -1, self._shape.kv_heads, self._shape.head_dim).transpose(1, 2)
