@@ -59,9 +59,11 @@ class Ledger:
         self._records, self._tells_what = records, tells_what
         self._leases = {name: _lease(name) for name in (f"w{number:04}" for number in range(workers))}
         self.held = Counter[str](dict.fromkeys(self._leases, RUNNING))
-        self.grace_seconds = 0.0
         self.messages: asyncio.Queue[Any] = asyncio.Queue()
         self.calls: Counter[str] = Counter()
+
+    def grace_seconds(self, pool: str) -> float:
+        return 0.0
 
     async def reserve(self, reservation: Any) -> Reserved:
         self.calls["reserve"] += 1

@@ -22,7 +22,9 @@ class Store:
 
     def __init__(self) -> None:
         self.published: dict[str, WorkerView] = {}
-        self.grace_seconds = 0.0
+
+    def grace_seconds(self, pool: str) -> float:
+        return 0.0
 
     def publish(self, worker_id: str, ms_left: int, **lease: Any) -> None:
         self.published[worker_id] = WorkerView(lease_of(worker_id, **lease), ms_left, 0, 0)

@@ -36,7 +36,10 @@ class Store:
     def __init__(self) -> None:
         self.looks: dict[str, list[Look]] = {}
         self.published: list[WorkerView] = []
-        self.grace_seconds = 0.0
+        self.grace = 0.0
+
+    def grace_seconds(self, pool: str) -> float:
+        return self.grace
 
     async def look(self, pool: str, worker_id: str, session_id: str) -> WorkerLook:
         looks = self.looks[worker_id]
@@ -142,14 +145,14 @@ async def test_a_death_of_which_the_store_says_nothing_in_time_does_not_count(
     watched = await deaths_of(store)
     for worker_id in ("w1", "w2"):
         assert await noted(store, watched, worker_id, view(worker_id), AWAY)
-    store.grace_seconds = 1e6
+    store.grace = 1e6
     assert not await watched.are_too_many()
 
 
 async def test_nothing_is_judged_any_more_after_the_attempt(store: Store) -> None:
     watched = await deaths_of(store)
     assert await noted(store, watched, "w1", view(), AWAY)
-    store.grace_seconds = 1e6
+    store.grace = 1e6
     await settle()
     watched.stop()
     await settle()
@@ -163,11 +166,11 @@ async def test_leases_that_ran_out_while_the_store_was_away_prove_nothing_before
     watched = await deaths_of(store)
     for worker_id in ("w1", "w2"):
         assert await noted(store, watched, worker_id, view(worker_id), AWAY, None)
-    store.grace_seconds = 1e6
+    store.grace = 1e6
     verdict = asyncio.ensure_future(watched.are_too_many())
     await settle()
     assert not verdict.done()
     if lives:
         store.looks["w2"] = [view("w2", RENEWED)]
-    store.grace_seconds = 0.0
+    store.grace = 0.0
     assert await verdict is not lives

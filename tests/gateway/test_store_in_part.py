@@ -27,7 +27,10 @@ class Store:
         self.silent: set[str] = set()
         """Pools whose part of the store neither answers nor refuses."""
         self.leases = {HERE: "w1", AWAY: "w2"}
-        self.grace_seconds = 0.0
+        self.grace: dict[str, float] = {}
+
+    def grace_seconds(self, pool: str) -> float:
+        return self.grace.get(pool, 0.0)
 
     async def pools(self) -> list[str]:
         return [HERE, AWAY]
@@ -150,10 +153,22 @@ async def test_a_pool_is_read_while_the_part_of_another_one_is_silent(
 
 
 async def test_a_worker_that_is_gone_is_not_waited_for_until_another_part_comes_back(
+    store: Store, fleet: Fleet
+) -> None:
+    store.grace, store.away = {AWAY: GRACE_SECONDS}, {AWAY}
+    await fleet.read(0)
+    del store.leases[HERE]
+    await fleet.read(1)
+    assert _workers(fleet, HERE) == []
+    async with asyncio.timeout(LIMIT_SECONDS):
+        assert await fleet.workers.find(HERE, "w1") is None
+
+
+async def test_a_worker_that_is_gone_is_not_waited_for_while_calls_go_on_failing(
     store: Store, fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(workers, "WAIT_SECONDS", 0.0)
-    store.grace_seconds, store.away = GRACE_SECONDS, {AWAY}
+    store.grace = {HERE: GRACE_SECONDS}
     await fleet.read(0)
     async with asyncio.timeout(LIMIT_SECONDS):
         assert await fleet.workers.find(HERE, "gone") is None

@@ -203,6 +203,12 @@ class RedisCluster:
         for shard in self.shards:
             shard.kill()
 
+    def bring_back(self, shard: int) -> None:
+        """Starts a shard that was killed, and waits until each sees all slots served."""
+        self.shards[shard].start()
+        for other in self.shards:
+            self._wait_ok(other)
+
     def restart(self) -> None:
         """SIGKILL to all shards, then a start from their append-only files."""
         self.kill()

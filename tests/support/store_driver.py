@@ -32,6 +32,7 @@ from roost.store.records import (
 from roost.store.redis_store import RedisStore
 from roost.store.residency import warm_field
 from roost.store.service import Demand, ServiceCounters
+from roost.store.shards import Shards
 from roost.store.wake import Wake
 from roost.store.wakes import read_wake
 from roost.store.working_set import START_TARGET, Admission, Footprint, WorkingSet
@@ -203,8 +204,8 @@ def waiters(raw: Raw) -> set[str]:
 
 def begin_grace(store: RedisStore) -> None:
     """As if Redis had just come back, and for longer than a test takes."""
-    store._link.grace = Grace(LONG_MS / 1000)
-    store._link.grace.begin()
+    store._link.shards = Shards(lambda: Grace(LONG_MS / 1000), is_cluster=False)
+    store._link.shards.begin_grace()
 
 
 def redis_ms(raw: Raw, pool: str = POOL) -> int:

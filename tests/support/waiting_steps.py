@@ -33,13 +33,15 @@ class Ledger:
             for revision in ("rev-1", "rev-2")
         }
         self.cached = 0
-        self.grace_seconds = 0.0
         self.asked: list[tuple[str, str]] = []
         """Step's session and worker of each call of `reserve`."""
         self.released: list[str] = []
         """Sessions of the steps that gave their place up."""
         self.away = False
         self.wakes_sent: asyncio.Queue[Wake] = asyncio.Queue()
+
+    def grace_seconds(self, pool: str) -> float:
+        return 0.0
 
     async def reserve(self, reservation: Reservation) -> Reserved:
         self.asked.append((reservation.session_id, reservation.worker_id))

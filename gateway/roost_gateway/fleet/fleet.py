@@ -136,7 +136,7 @@ class Fleet:
     async def _store_came(self) -> None:
         self.health = await self._store.health()
         self.store_answers = True
-        if self.workers.grace:
+        if any(map(self.workers.grace.is_on, self.pools.names)):
             log.warning("the session store has just started or come back: workers are waited for")
         for problem in self.health.problems:
             log.warning("the session store is not safe (WeakDurability): %s", problem)

@@ -9,15 +9,14 @@ WAIT_SECONDS = LEASE_TTL_SECONDS
 
 
 class WorkerGrace:
-    """The first part of the store's own grace period, in which no lease expires."""
+    """The first part of the store's own grace period for a pool, in which no lease expires."""
 
     def __init__(self, store: SessionStore) -> None:
         self._store = store
 
-    @property
-    def left_seconds(self) -> float:
-        """The full period while the store is away."""
-        return max(0.0, self._store.grace_seconds - (GRACE_SECONDS - WAIT_SECONDS))
+    def left_seconds(self, pool: str) -> float:
+        """Return the full period while the part of the store that has the pool is away."""
+        return max(0.0, self._store.grace_seconds(pool) - (GRACE_SECONDS - WAIT_SECONDS))
 
-    def __bool__(self) -> bool:
-        return self.left_seconds > 0
+    def is_on(self, pool: str) -> bool:
+        return self.left_seconds(pool) > 0

@@ -102,11 +102,11 @@ class Workers:
     async def find(self, pool: str, worker_id: str) -> WorkerState | None:
         """The worker that has a lease, even if it is marked broken, or None. An unknown worker is looked up in the
         store, and waited for when the store has just come back: no longer than workers take to publish themselves once
-        the pool can be read, since the grace period goes on while another part of the store is away."""
+        the pool can be read, since a later call that fails makes the grace period begin again."""
         if self.listed(pool, worker_id) is None:
             await self.refresh(pool)
         give_up = math.inf
-        while self.grace and not self.has_published(pool, worker_id) and time.monotonic() < give_up:
+        while self.grace.is_on(pool) and not self.has_published(pool, worker_id) and time.monotonic() < give_up:
             await asyncio.sleep(_LOOK_SECONDS)
             if await self.refresh(pool):
                 give_up = min(give_up, time.monotonic() + WAIT_SECONDS)
@@ -158,7 +158,7 @@ class Workers:
         look = await self._store.look(pool, worker_id, session_id)
         if look.view is not None:
             self._indexes[pool].put(self._state(look.view))
-        elif not self.grace:
+        elif not self.grace.is_on(pool):
             self._indexes[pool].discard(worker_id)
         return Residency(worker_id, look.cached_tokens, look.warm_tokens)
 
@@ -189,7 +189,7 @@ class Workers:
         """Reads a pool's workers now. Raises StoreAwayError."""
         views = await self._store.workers(pool)
         workers = {view.lease.worker_id: self._state(view) for view in views}
-        if self.grace:
+        if self.grace.is_on(pool):
             workers = {**self._indexes[pool].states, **workers}
         self._indexes[pool].replace(workers.values())
 

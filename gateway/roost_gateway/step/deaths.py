@@ -89,7 +89,7 @@ class Deaths:
                     await asyncio.sleep(LOOK_SECONDS)
                     view = await self._view(worker_id)
                     if view is None:
-                        if not self._workers.grace:
+                        if not self._workers.grace.is_on(self._pool):
                             return True
                     elif view.lease.boot != boot:
                         return True

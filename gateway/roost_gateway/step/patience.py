@@ -23,7 +23,8 @@ class Patience:
         left = attempt.call.deadline - now
         if attempt.has_begun:
             return left
-        unheard = 0.0 if self._workers.has_published(attempt.pool.pool) else self._workers.grace.left_seconds
+        pool = attempt.pool.pool
+        unheard = 0.0 if self._workers.has_published(pool) else self._workers.grace.left_seconds(pool)
         longest = max(unheard, attempt.pool.queue_timeout_seconds)
         waiter.was_held = waiter.was_held or (attempt.is_gated and line.is_held)
         if waiter.was_held:

@@ -48,7 +48,7 @@ class Prospects:
     def turned_away(self, attempt: StepAttempt) -> Refused | None:
         """The refusal of an attempt that no worker will ever serve, or None. Uses the current pool document, which may
         be newer than the call's."""
-        if self._workers.grace:
+        if self._workers.grace.is_on(attempt.pool.pool):
             return None  # a worker of the revision may not have published itself yet
         pool = self._pools.known(attempt.pool.pool) or attempt.pool
         if attempt.need.model_revision in ("", pool.active_revision):
@@ -58,9 +58,9 @@ class Prospects:
     def failed_everywhere(self, attempt: StepAttempt) -> Refused | None:
         """The refusal of an attempt that has failed on every living worker that could serve it, or None: where none
         lives, one may come, and one that is only marked broken, as after another step's stream broke, may do better."""
-        if self._workers.grace or not (faulty := attempt.faulty()):
-            return None
         pool, need = attempt.pool.pool, attempt.need
+        if self._workers.grace.is_on(pool) or not (faulty := attempt.faulty()):
+            return None
         if self._workers.any_living(pool, need, faulty) or not self._workers.choose(pool, need, frozenset()):
             return None
         return attempt.given_up()

@@ -50,9 +50,9 @@ class SessionStore(Protocol):
     @property
     def moves(self) -> SessionMoves: ...
 
-    @property
-    def grace_seconds(self) -> float:
-        """What is left of the time after the store came back in which no lease expires; all of it while it is away."""
+    def grace_seconds(self, pool: str) -> float:
+        """What is left of the time after the store came back in which no lease of a pool expires; all of it while the
+        part of the store that has the pool is away."""
         ...
 
     async def health(self) -> StoreHealth:

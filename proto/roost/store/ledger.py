@@ -36,7 +36,7 @@ class WorkerReader:
         """Workers with a lease in force; in the grace period also those whose lease has run out since."""
         rows = await self._rows(pool)
         views = {row[0].decode(): view for row in rows if (view := _view(row))}
-        if self._link.grace.left_ms:
+        if self._link.shards.grace_seconds(PoolKeys(pool).workers):
             run_out = {name: replace(view, ms_left=0) for name, view in self._last.get(pool, {}).items()}
             views = {**run_out, **views}
         self._known[pool], self._last[pool] = list(views), views

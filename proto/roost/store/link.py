@@ -4,12 +4,14 @@ Every client of the store is made here. Workers use this module, so it does with
 """
 
 import asyncio
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Self
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from redis.asyncio import Redis, RedisCluster
+from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
@@ -23,17 +25,19 @@ from redis.exceptions import (
     RedisClusterException,
     RedisError,
     ResponseError,
+    SlotNotCoveredError,
     TryAgainError,
 )
 from redis.exceptions import ConnectionError as NoConnectionError
 from redis.exceptions import TimeoutError as NoReplyError
 
 from roost.contract.reasons import Reason
-from roost.store.grace import Grace
+from roost.store.grace import GRACE_SECONDS, Grace
 from roost.store.records import StoreAwayError
 from roost.store.refusals import refused
 from roost.store.script_runners import ScriptRunner, SharedScriptRunner
 from roost.store.scripts import Arg, Call, script
+from roost.store.shards import Shards
 
 RETRIES = 3
 _BACKOFF = ExponentialWithJitterBackoff(cap=0.2, base=0.02)
@@ -137,9 +141,10 @@ def _translate(error: Exception, url: str) -> Exception:
     return StoreAwayError(f"Redis at {url} does not answer: {type(error).__name__}: {text}")
 
 
-def _tag(key: str) -> str:
-    """The part of a key that decides its place in a cluster."""
-    return key.partition("}")[0]
+def _key(command: Command) -> str:
+    """The key of a command, which is its first argument; empty without one."""
+    key = command[1] if len(command) > 1 else ""
+    return key.decode() if isinstance(key, bytes) else str(key)
 
 
 def _why_no_writes(error: Exception) -> str:
@@ -151,20 +156,29 @@ def _why_no_writes(error: Exception) -> str:
 
 
 class RedisLink:
-    """Calls to one Redis, at most `connections` at a time.
+    """Calls to one Redis, or to a cluster: to each server at most `connections` at a time, so that one which does not
+    answer does not hold up calls to the others.
 
-    When Redis was away or has restarted, leases in it have run out although their holders live: until `grace` is over
-    nobody may expire them. Redis was away when a call failed after all retries; it has restarted, or another server has
-    taken over, when a script is not loaded and the server's `run_id` has changed.
+    When Redis was away or has restarted, leases in it have run out although their holders live: until the grace period
+    is over nobody may expire them (`shards`). Redis was away when a call failed after all retries; it has restarted, or
+    another server has taken over, when a script is not loaded and the server's `run_id` has changed.
     """
 
-    def __init__(self, client: Client, url: str, *, connections: int, grace: Grace | None = None) -> None:
+    def __init__(
+        self,
+        client: Client,
+        url: str,
+        *,
+        connections: int,
+        grace: Grace | None = None,
+        grace_seconds: float = GRACE_SECONDS,
+    ) -> None:
+        """`grace`: the caller's clock of the whole store, in place of one for each pool of a cluster."""
         self.client = client
         self.url = masked(url)
-        self.grace = grace or Grace()
-        self._run_ids: dict[str, str] = {}
-        """The server's `run_id` by hash tag: a cluster has several servers."""
-        self._slots = asyncio.Semaphore(connections)
+        self.shards = Shards(lambda: grace or Grace(grace_seconds), is_cluster=isinstance(client, RedisCluster))
+        self._slots: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(connections))
+        """By the server's name; without a cluster it is empty."""
         self._unshared = ScriptRunner(client)
         self.script_runner = self._unshared if isinstance(client, RedisCluster) else SharedScriptRunner(client)
 
@@ -176,35 +190,36 @@ class RedisLink:
         socket_timeout: float = 2.0,
         connections: int = 8,
         grace: Grace | None = None,
+        grace_seconds: float = GRACE_SECONDS,
         on_connect: Callable[[], None] | None = None,
     ) -> Self:
-        """A link with a client of its own, which connects at the first call; see `open_client`."""
+        """A link with a client of its own, which connects at the first call; see `open_client` and `RedisLink`."""
         client = open_client(url, socket_timeout=socket_timeout, connections=connections, on_connect=on_connect)
-        return cls(client, url, connections=connections, grace=grace)
+        return cls(client, url, connections=connections, grace=grace, grace_seconds=grace_seconds)
 
     async def script(self, name: str, call: Call) -> Any:
         """Runs a script, and gives it what is left of the grace period."""
         wanted = script(name)
         runner = self._unshared if name in LONG_REPLIES else self.script_runner
-        async with self._call():
-            keys, args = wanted.arguments(call, self.grace.left_ms)
+        key = call.key
+        async with self._call(key):
+            keys, args = wanted.arguments(call, self._grace_ms(key))
             try:
                 reply = await runner.evalsha(wanted.sha, len(keys), *keys, *args)
             except NoScriptError:
-                if await self._has_restarted(keys[0]):
-                    self.grace.begin()
-                    keys, args = wanted.arguments(call, self.grace.left_ms)
-                await self._load(wanted.source, keys[0])
+                await self._read_run_id(key)
+                keys, args = wanted.arguments(call, self._grace_ms(key))
+                await self._load(wanted.source, key)
                 reply = await runner.eval(wanted.source, len(keys), *keys, *args)
-            if _tag(keys[0]) not in self._run_ids:
-                await self._has_restarted(keys[0])
+            if not self.shards.of(key).run_id:
+                await self._read_run_id(key)
             return reply
 
-    async def _has_restarted(self, key: str) -> bool:
-        """Whether the server of `key` has another `run_id` than at the last call; False at the first."""
-        before, now = self._run_ids.get(_tag(key)), str((await self._info(key))["run_id"])
-        self._run_ids[_tag(key)] = now
-        return before is not None and before != now
+    def _grace_ms(self, key: str) -> int:
+        return round(self.shards.grace_seconds(key) * 1000)
+
+    async def _read_run_id(self, key: str) -> None:
+        self.shards.note_run_id(key, str((await self._info(key))["run_id"]))
 
     async def _load(self, source: str, key: str) -> None:
         """Make the server of `key` keep a script until it ends.
@@ -227,8 +242,8 @@ class RedisLink:
         return {"target_nodes": self.client.get_node_from_key(key)}
 
     async def run(self, *command: Arg, **options: Any) -> Any:
-        """Runs a plain command; `options` are the client's own."""
-        async with self._call():
+        """Runs a plain command, whose first argument is its key, if it has one; `options` are the client's own."""
+        async with self._call(_key(command), **options):
             return await self.client.execute_command(*command, **options)
 
     async def transaction(self, commands: Sequence[Command]) -> list[Any]:
@@ -236,7 +251,7 @@ class RedisLink:
 
         A command that Redis refuses to queue, for example for want of memory, ends it before anything is written.
         """
-        async with self._call(), self.client.pipeline(transaction=True) as pipeline:
+        async with self._call(_key(commands[0])), self.client.pipeline(transaction=True) as pipeline:
             for command in commands:
                 pipeline.execute_command(*command)
             replies: list[Any] = await pipeline.execute()
@@ -244,22 +259,34 @@ class RedisLink:
 
     async def now_ms(self, key: str) -> int:
         """Return the time of the server of `key`, in ms since 1970."""
-        async with self._call():
+        async with self._call(key):
             seconds, micros = await self.client.execute_command("TIME", **await self._server_of(key))
             return int(seconds) * 1000 + int(micros) // 1000
 
     @asynccontextmanager
-    async def _call(self) -> AsyncIterator[None]:
-        async with self._slots:
-            try:
-                with cancellation_kept():
+    async def _call(self, key: str, target_nodes: ClusterNode | None = None) -> AsyncIterator[None]:
+        """A call to the server of `key`, or in a cluster to another one."""
+        grace = self.shards.of(key).grace
+        try:
+            with cancellation_kept():
+                async with self._slots[target_nodes.name if target_nodes else self._server_name(key)]:
                     yield
-            except (NoConnectionError, NoReplyError, RedisClusterException, OSError) as error:
-                self.grace.note_away()
-                raise _translate(error, self.url) from error
-            except RedisError as error:
-                raise _translate(error, self.url) from error
-            self.grace.note_answer()
+        except (NoConnectionError, NoReplyError, RedisClusterException, OSError) as error:
+            grace.note_away()
+            raise _translate(error, self.url) from error
+        except RedisError as error:
+            raise _translate(error, self.url) from error
+        grace.note_answer()
+
+    def _server_name(self, key: str) -> str:
+        """The server of `key`; empty without a cluster, and while the client does not know or looks for it."""
+        if not isinstance(self.client, RedisCluster):
+            return ""
+        try:
+            node = self.client.get_node_from_key(key)
+        except SlotNotCoveredError:
+            return ""
+        return "" if node is None else str(node.name)
 
     async def aclose(self) -> None:
         await self.script_runner.aclose()

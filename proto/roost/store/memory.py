@@ -87,8 +87,7 @@ class MemoryStore:
         """As a worker says what it has cached of a session, on its device and in host memory; 0 tokens: nothing."""
         self.pool(names.pool_of(session_id) or "").publish_cached(session_id, worker_id, tokens, warm)
 
-    @property
-    def grace_seconds(self) -> float:
+    def grace_seconds(self, pool: str) -> float:
         return 0.0
 
     async def health(self) -> StoreHealth:

@@ -33,7 +33,7 @@ from roost.store.arguments import (
 from roost.store.budgets import ExtendRequest, statuses_from_texts
 from roost.store.entry import Reserved
 from roost.store.fork_records import NewFork
-from roost.store.grace import GRACE_SECONDS, Grace
+from roost.store.grace import GRACE_SECONDS
 from roost.store.keys import POOLS, PoolKeys
 from roost.store.ledger import WorkerReader, read_residency, read_worker
 from roost.store.link import RedisLink
@@ -86,7 +86,7 @@ async def connect(
     `connections` bounds the calls under way at once; `socket_timeout` is in seconds and holds for each of four tries.
     Raises ValueError for another URL, StoreAwayError when Redis does not answer.
     """
-    link = RedisLink.open(url, socket_timeout=socket_timeout, connections=connections, grace=Grace(grace_ms / 1000))
+    link = RedisLink.open(url, socket_timeout=socket_timeout, connections=connections, grace_seconds=grace_ms / 1000)
     store = RedisStore(link, aging_ms=aging_ms, adapt_ms=adapt_ms, watermark=watermark)
     try:
         await link.run("PING")
@@ -116,9 +116,8 @@ class RedisStore:
         self._known_keys = self._scripts.known_keys
         self._run_id = ""
 
-    @property
-    def grace_seconds(self) -> float:
-        return self._link.grace.left_seconds
+    def grace_seconds(self, pool: str) -> float:
+        return self._link.shards.grace_seconds(PoolKeys(pool).workers)
 
     async def health(self) -> StoreHealth:
         checked = await health.check(self._link)
@@ -127,7 +126,7 @@ class RedisStore:
         else:
             came_back = checked.uptime_seconds < LEASE_TTL_SECONDS
         if came_back:
-            self._link.grace.begin()
+            self._link.shards.begin_grace()
         self._run_id = checked.run_id
         return checked
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
+from itertools import chain
 
 from roost.store import service, working_set
 
@@ -62,6 +63,11 @@ class Call:
     args: Mapping[str, Arg] = field(default_factory=dict)
     more_keys: Sequence[str] = ()
     more_args: Sequence[Arg] = ()
+
+    @property
+    def key(self) -> str:
+        """Any of the keys, since all are on one server."""
+        return next(chain(self.keys.values(), self.more_keys))
 
 
 @dataclass(frozen=True, slots=True)

@@ -205,7 +205,7 @@ async def test_after_redis_was_away_nobody_expires_leases(fresh_redis):
         session_id = began.descriptor.session_id
         assert await store.reserve(reservation(began, lease_ms=0))
         assert len(await store.workers(POOL)) == 2
-        assert not store.grace_seconds
+        assert not store.grace_seconds(POOL)
         fresh_redis.kill()
         with pytest.raises(StoreAwayError):
             await store.workers(POOL)
@@ -213,7 +213,7 @@ async def test_after_redis_was_away_nobody_expires_leases(fresh_redis):
         publish(raw, lease("w1"), ms=-1)
         raw.delete(KEYS.workers)
         views = await store.workers(POOL)
-        assert store.grace_seconds
+        assert store.grace_seconds(POOL)
         assert {view.lease.worker_id: view.ms_left for view in views} == {"w1": 0, "w2": 0}
         for call in (
             store.begin(begin_request(session_id, "step-2")),
@@ -233,7 +233,7 @@ async def test_a_restart_that_no_call_noticed_is_seen_by_the_forgotten_scripts(f
     fresh_redis.restart()
     again = begin_request(began.descriptor.session_id, "step-2")
     assert await refused(store.begin(again)) == Reason.ANOTHER_STEP_RUNNING
-    assert store.grace_seconds
+    assert store.grace_seconds(POOL)
     await store.aclose()
 
 
@@ -243,7 +243,7 @@ async def test_a_script_that_redis_forgot_while_it_ran_begins_no_grace(fresh_red
     with fresh_redis.client() as raw:
         raw.script_flush()
     await begun(store)
-    assert not store.grace_seconds
+    assert not store.grace_seconds(POOL)
     await store.aclose()
 
 
@@ -264,7 +264,7 @@ async def test_a_changed_run_id_begins_the_grace(fresh_redis):
     fresh_redis.restart()
     after = await store.health()
     assert before.run_id != after.run_id
-    assert store.grace_seconds
+    assert store.grace_seconds(POOL)
     await store.aclose()
 
 
@@ -278,7 +278,7 @@ async def test_a_cluster_survives_the_death_of_all_its_shards():
             await store.pools()
         cluster.start()
         entry = await store.commit(commit_request(began.descriptor.session_id, began.ref, "step-1"))
-        assert store.grace_seconds
+        assert store.grace_seconds(POOL)
         assert await store.log(began.descriptor.session_id, 1, 0, 1) == [entry]
         assert len((await store.health()).run_id.split(",")) == 3
         await store.aclose()
