@@ -1,6 +1,7 @@
 """Ranks in real processes compute what one rank computes, and a group ends when one of its ranks does."""
 
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from feature_models import FEATURES, feature_dir
 from follower_rank import need_gpus, spawn_rank, tensor_parallel
 from roost_worker.engine.plan import Runner
+from roost_worker.model import parallel
 from roost_worker.model.config import ModelConfigError
 from roost_worker.model.parallel import check_devices
 from roost_worker.model.runner import build_runner
@@ -75,7 +77,9 @@ def test_a_plan_larger_than_one_message_arrives_whole(tmp_path: Path) -> None:
     assert [row.output for row in rows] == [row.output for row in expected]
 
 
-def test_a_dead_rank_breaks_the_next_step(tmp_path: Path) -> None:
+def test_a_dead_rank_breaks_the_next_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once, but for a plan that is sent just when the rank dies: that breaks in the end."""
+    monkeypatch.setattr(parallel, "_WORK_TIMEOUT", timedelta(minutes=1))
     model_dir = dummy_dir("llama-tiny", tmp_path)
     with tensor_parallel(worker_config(ranks=2), model_dir, tmp_path) as (runner, followers):
         driver = Driver(runner)

@@ -15,8 +15,11 @@ from torch import Tensor
 
 from roost_worker.model.config import ModelConfigError
 
-# An idle group waits this long for its next plan. A dead rank closes its sockets, which ends the others' wait at once.
 _IDLE_TIMEOUT = timedelta(days=365)
+"""How long followers wait for a plan. A dead rank closes its sockets, which ends the others' wait at once."""
+_WORK_TIMEOUT = timedelta(hours=1)
+"""How long rank 0 waits for the others, which load weights or compute a step. Once a plan for a rank that had
+just died was not sent and failed neither (gloo of torch 2.15)."""
 _HEADER = struct.Struct("<q")
 _INLINE_BYTES = 16384
 
@@ -54,7 +57,11 @@ class RankGroup:
             _prefer_loopback()
             backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
             dist.init_process_group(
-                backend, init_method=init_method, rank=rank, world_size=world, timeout=_IDLE_TIMEOUT
+                backend,
+                init_method=init_method,
+                rank=rank,
+                world_size=world,
+                timeout=_WORK_TIMEOUT if rank == 0 else _IDLE_TIMEOUT,
             )
             if device.type == "cuda":
                 check_devices(group.gather_bytes(str(torch.cuda.get_device_properties(device).uuid).encode()))
