@@ -141,9 +141,8 @@ async def test_every_call_needs_the_pools_secret(world: World, secret: str):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await world.call(method, request, secret)
         assert (caught.value.code(), reason(caught.value)) == (grpc.StatusCode.UNAUTHENTICATED, "INVALID_API_KEY")
-    stream = world.stream(secret=secret)
-    await stream.send(start=pb.Start(attempt=attempt(1)))
-    assert (await stream.fail()).code() is grpc.StatusCode.UNAUTHENTICATED
+    # Refused before it is read: what is sent then may fail in grpcio 1.85 with a status of its own, INTERNAL.
+    assert (await world.stream(secret=secret).fail()).code() is grpc.StatusCode.UNAUTHENTICATED
 
 
 async def test_another_revision_is_refused(world: World):
