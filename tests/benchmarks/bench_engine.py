@@ -45,9 +45,8 @@ from model_shapes import SHAPES, write_shape
 CELLS = "1x512+128,8x512+128,32x512+128,1x2048+64,8x2048+64,32x2048+64"
 QUICK_CELLS = "1x512+64,8x512+64,32x512+64"
 DEFAULT_ENGINES = (ROOST, "vllm", "transformers")
-LEAD = 832
-"""Tokens that the first row of a batch may get while the prompts of the others are read: some 700 at 32x2048 in
-float32, where Roost's chunks become small enough to keep its step goal."""
+LEAD = 320
+"""Tokens that the first row of a batch may get while the prompts of the others are read."""
 
 
 def run(arguments: argparse.Namespace) -> tuple[dict[str, Any], Rates]:

@@ -28,8 +28,8 @@ ENGINES = (*ROOST_KERNELS, "vllm", "transformers", "llamacpp")
 ENVIRONMENTS = ROOT / ".venvs"
 """Ignored by git."""
 MAX_BATCH = 32
-CONTEXT = 3072
-KV_BYTES = 5 << 30
+CONTEXT = 2560
+KV_BYTES = 4 << 30
 """Holds the largest cell in float32."""
 REST_SECONDS = 1.0
 """What vLLM's processes still do after an answer slowed the engine behind it: Roost's first 512 tokens by a tenth."""

@@ -23,7 +23,12 @@ def main() -> None:
         pool="bench/engine",
         model=ModelConfig("model", "file:///bench", given["dtype"], 1, given["context"]),
         kv=KvConfig(memory_bytes=given["kv_bytes"]),
-        engine=EngineConfig(max_running=32, max_batch_tokens=BATCH_TOKENS[device], kernels=given["kernels"]),
+        engine=EngineConfig(
+            max_running=32,
+            max_batch_tokens=BATCH_TOKENS[device],
+            step_goal_seconds=0,  # else the rows that wait for the last prompt would end before it is read
+            kernels=given["kernels"],
+        ),
     )
     engine = Engine(build_runner(config, Path(given["model_dir"])), config.engine, given["context"])
 
