@@ -71,7 +71,7 @@ async def test_a_session_moves_at_its_next_step_and_its_client_is_told(rig: Rig)
         if response.HasField("migrated"):
             notices.append(response.migrated)
         else:
-            assert notices, "the client is told before anything else"
+            assert notices, "the client is notified before anything else"
     (migrated,) = notices
     assert (migrated.from_revision, migrated.to_revision, migrated.generation) == (OLD, NEW, 2)
     after = await caller.get(session.id)

@@ -8,7 +8,7 @@ GRACE_SECONDS = 2 * LEASE_TTL_SECONDS
 
 
 class Grace:
-    """One store's grace period, of `seconds` from its return on."""
+    """The grace period of a store, or of one of its servers: `seconds` from its return on."""
 
     def __init__(self, seconds: float = GRACE_SECONDS) -> None:
         self._seconds = seconds
@@ -19,10 +19,6 @@ class Grace:
     def left_seconds(self) -> float:
         """What is left of the period. The full period while the store is away, since the next call may find it back."""
         return self._seconds if self._away else max(0.0, self._until - time.monotonic())
-
-    @property
-    def left_ms(self) -> int:
-        return round(self.left_seconds * 1000)
 
     def note_away(self) -> None:
         """The store did not answer."""

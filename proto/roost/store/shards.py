@@ -1,5 +1,6 @@
 """What is known of the servers of one store: of its only one, or of those of a cluster."""
 
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -25,15 +26,13 @@ class Shards:
 
     def __init__(self, new_grace: Callable[[], Grace], *, is_cluster: bool) -> None:
         """`new_grace` gives each server its clock, which may be one for all."""
-        self._new_grace = new_grace
         self._is_cluster = is_cluster
-        self._shards: dict[str, Shard] = {}
+        self._shards: defaultdict[str, Shard] = defaultdict(lambda: Shard(new_grace()))
         self._whole = new_grace()
 
     def of(self, key: str) -> Shard:
         """Return what is known of the server of `key`."""
-        tag = key.partition("}")[0] if self._is_cluster else ""
-        return self._shards.get(tag) or self._shards.setdefault(tag, Shard(self._new_grace()))
+        return self._shards[key.partition("}")[0] if self._is_cluster else ""]
 
     def grace_seconds(self, key: str) -> float:
         """Return what is left of the grace period of the server of `key`; all of it while the server is away."""
@@ -44,8 +43,8 @@ class Shards:
         self._whole.begin()
 
     def note_run_id(self, key: str, run_id: str) -> None:
-        """Note the start at which the server of `key` is. Another one than before begins the grace period of all that
-        it has."""
+        """Note the `run_id` of the server of `key`. Another one than before says that it has restarted, which begins
+        the grace period of all tags that it has."""
         before = self.of(key).run_id
         if before and before != run_id:
             for shard in self._shards.values():

@@ -7,7 +7,6 @@ import signal
 from collections.abc import Iterator
 
 import pytest
-from redis.crc import key_slot
 
 from redis_servers import RedisCluster
 from roost.store.grace import Grace
@@ -35,8 +34,7 @@ def pools_on(cluster: RedisCluster, shard: int) -> Iterator[str]:
     """Names of pools whose keys lie on a shard."""
     with cluster.client() as client:
         for pool in (f"test/p{number}" for number in itertools.count()):
-            node = client.nodes_manager.get_node_from_slot(key_slot(PoolKeys(pool).workers.encode()))
-            if node.port == cluster.shards[shard].port:
+            if client.get_node_from_key(PoolKeys(pool).workers).port == cluster.shards[shard].port:
                 yield pool
 
 

@@ -141,7 +141,7 @@ async def test_every_call_needs_the_pools_secret(world: World, secret: str):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await world.call(method, request, secret)
         assert (caught.value.code(), reason(caught.value)) == (grpc.StatusCode.UNAUTHENTICATED, "INVALID_API_KEY")
-    # Refused before it is read: what is sent then may fail in grpcio 1.85 with a status of its own, INTERNAL.
+    # Nothing is sent: with grpcio 1.85 a message that is sent after the refusal may replace its status by INTERNAL.
     assert (await world.stream(secret=secret).fail()).code() is grpc.StatusCode.UNAUTHENTICATED
 
 

@@ -18,8 +18,8 @@ from roost_worker.model.config import ModelConfigError
 _IDLE_TIMEOUT = timedelta(days=365)
 """How long followers wait for a plan. A dead rank closes its sockets, which ends the others' wait at once."""
 _WORK_TIMEOUT = timedelta(hours=1)
-"""How long rank 0 waits for the others, which load weights or compute a step. Once a plan for a rank that had
-just died was not sent and failed neither (gloo of torch 2.15)."""
+"""How long rank 0 waits for the others, which load weights or compute a step. With torch 2.15's gloo, sending a plan
+to a rank that had just died was seen to wait without an error."""
 _HEADER = struct.Struct("<q")
 _INLINE_BYTES = 16384
 
